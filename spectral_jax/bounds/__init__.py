@@ -1,0 +1,1 @@
+"""Bands that hold every anchor gradient, and the losses' exact optima."""

@@ -1,0 +1,1 @@
+"""Closed-form gradients of each anchor's own term."""
