@@ -1,0 +1,56 @@
+"""Affine warps and blur: two operations that dm_pix has, done faster.
+
+dm_pix interpolates an affine warp over all three axes of an image and blurs with a convolution that becomes grouped
+under vmap; on two CPU cores the forms below took less than a tenth of the time for a batch, with the same result.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def warp_matrix(key, *, rotation_deg=0.0, scale=0.0, shear=0.0, shift=0.0):
+  """A random affine map from output to input coordinates around the centre, each a share of the image's side.
+
+  `A = R(angle) [[1, k], [0, 1]] / s`, with angle uniform in +-`rotation_deg`, s in 1 +- `scale`, k in +-`shear`.
+
+  Returns:
+    `(2, 2)` matrix and `(2,)` translation, uniform in +-`shift`.
+  """
+  u = jax.random.uniform(key, (5,), minval=-1.0, maxval=1.0)
+  angle = jnp.deg2rad(rotation_deg) * u[0]
+  cos, sin = jnp.cos(angle), jnp.sin(angle)
+  k = shear * u[2]
+  # R [[1, k], [0, 1]], written out: a 2 x 2 product is not worth a matrix unit's rounding.
+  matrix = jnp.array([[cos, cos * k - sin], [sin, sin * k + cos]])
+  return matrix / (1 + scale * u[1]), shift * u[3:]
+
+
+def warp(image, matrix, translation):
+  """Samples an image `(h, w, c)` at `matrix @ p + translation` for each output position p; bilinear, zero outside.
+
+  Args:
+    image: `(h, w, c)` float.
+    matrix: `(2, 2)`, acting on (down, across) pixels from the centre.
+    translation: `(2,)`, a share of the height and width.
+  """
+  height, width, _ = image.shape
+  centre = jnp.array([(height - 1) / 2, (width - 1) / 2])
+  grid = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij"))
+  from_centre = grid - centre[:, None, None]
+  source = jnp.einsum("ij,jhw->ihw", matrix, from_centre, precision=jax.lax.Precision.HIGHEST)
+  source = source + (centre + translation * jnp.array([height, width]))[:, None, None]
+  sample = lambda plane: jax.scipy.ndimage.map_coordinates(plane, list(source), order=1, mode="constant")
+  return jax.vmap(sample, in_axes=-1, out_axes=-1)(image)
+
+
+def blur(image, sigma, radius):
+  """Gaussian blur of an image `(h, w, c)`: `sigma` in pixels, cut off at `radius` pixels, zero outside the image."""
+  offsets = jnp.arange(-radius, radius + 1)
+  total = jnp.sum(jnp.exp(-offsets**2 / (2 * sigma**2)))
+
+  def along(n):
+    distance = jnp.arange(n)[:, None] - jnp.arange(n)
+    return jnp.where(jnp.abs(distance) <= radius, jnp.exp(-distance**2 / (2 * sigma**2)), 0) / total
+
+  height, width, _ = image.shape
+  return jnp.einsum("iy,jx,yxc->ijc", along(height), along(width), image, precision=jax.lax.Precision.HIGHEST)

@@ -1,0 +1,131 @@
+"""One image to one view, and a batch to two; everything random is a function of (seed, step, index, view).
+
+Strengths are SimCLR's (Chen et al. 2020, arXiv 2002.05709, appendices A and B.9): for a strength s, brightness, contrast
+and saturation are multiplied by a uniform number in 1 +- 0.8 s and the hue is turned by up to 0.2 s, with probability
+0.8; grey with probability 0.2; blur with probability 0.5, a deviation in (0.1, 2) pixels and a kernel of a tenth of the
+image. ImageNet has s = 1 and the blur; CIFAR-10 has s = 0.5 and none. Solarising is BYOL's (arXiv 2006.07733, appendix B).
+The four colour operations come in a fixed order, not a random one: under vmap a random order costs all orders.
+"""
+
+import dm_pix as pix
+import jax
+import jax.numpy as jnp
+
+from spectral_jax.augment.crop import cut, random_crop
+from spectral_jax.augment.geometry import blur, warp, warp_matrix
+
+BLUR_SIGMA = (0.1, 2.0)
+SOLARISE_THRESHOLD = 0.5
+
+
+def make_augment(config, image_size, *, cropped=False):
+  """The augmentation that `config.augment` describes, as a function of one image.
+
+  Args:
+    config: ConfigDict with `crop_scale` ((lo, hi), the crop's share of the area; None or () for no crop), `flip` (bool),
+      `jitter_strength` and `jitter_prob`, `grey_prob`, `blur_prob`, `solarise_prob`, and `affine` with half-widths
+      `rotation_deg` (degrees), `scale`, `shear` and `shift` (shares; zeros leave the warp out).
+    image_size: height and width of the view in pixels.
+    cropped: the images are random crops already (the streaming path): no second one.
+
+  Returns:
+    `f(key, image)` from a float `(h, w, c)` image in [0, 1] to a float32 `(image_size, image_size, c)` view in [0, 1].
+    Colour operations are left out where c is not 3.
+
+  Raises:
+    ValueError: on a probability outside [0, 1], a crop scale outside (0, 1] or a negative strength.
+
+  >>> import ml_collections
+  >>> config = ml_collections.ConfigDict(dict(
+  ...     crop_scale=(0.2, 1.0), flip=True, jitter_strength=0.5, jitter_prob=0.8, grey_prob=0.2, blur_prob=0.0,
+  ...     solarise_prob=0.0, affine=dict(rotation_deg=0.0, scale=0.0, shear=0.0, shift=0.0)))
+  >>> make_augment(config, 32)(jax.random.key(0), jnp.ones((32, 32, 3))).shape
+  (32, 32, 3)
+  """
+  _check(config)
+  scale = None if cropped or not config.crop_scale else tuple(config.crop_scale)
+  affine = dict(config.affine or {})
+
+  def augment(key, image):
+    crop_key, affine_key, flip_key, colour_key, blur_key, solarise_key = jax.random.split(key, 6)
+    image = image.astype(jnp.float32)
+    if scale is not None:
+      image = random_crop(crop_key, image, image_size, scale)
+    elif image.shape[:2] != (image_size, image_size):
+      image = cut(image, jnp.array([0.0, 0.0, *image.shape[:2]]), image_size)
+    if any(affine.values()):
+      image = warp(image, *warp_matrix(affine_key, **affine))
+    if config.flip:
+      image = _sometimes(flip_key, 0.5, pix.flip_left_right, image)
+    if image.shape[-1] == 3:
+      image = _colour(colour_key, image, config)
+    if config.blur_prob:
+      chance_key, sigma_key = jax.random.split(blur_key)
+      sigma = jax.random.uniform(sigma_key, minval=BLUR_SIGMA[0], maxval=BLUR_SIGMA[1])
+      image = _sometimes(chance_key, config.blur_prob, lambda x: blur(x, sigma, max(1, image_size // 20)), image)
+    if config.solarise_prob:
+      image = _sometimes(solarise_key, config.solarise_prob, lambda x: pix.solarize(x, SOLARISE_THRESHOLD), image)
+    return jnp.clip(image, 0.0, 1.0)
+
+  return augment
+
+
+def two_views(augment, key, indices, images):
+  """Two views of each image of a batch.
+
+  Image i's view w has the key `fold_in(fold_in(key, indices[i]), w)`: it does not depend on the rest of the batch.
+
+  Args:
+    augment: what `make_augment` returns.
+    key: the step's key, already folded with the step.
+    indices: `(b,)` integers, the images' places in the data set.
+    images: uint8 `(b, h, w, c)`, or `(2, b, h, w, c)` where the views were cropped while they were decoded.
+
+  Returns:
+    `(u, v)`, each float32 `(b, size, size, c)`.
+  """
+  keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(indices)
+  pairs = images if images.ndim == 5 else (images, images)
+
+  def view(which):
+    view_keys = jax.vmap(lambda k: jax.random.fold_in(k, which))(keys)
+    return jax.vmap(augment)(view_keys, pairs[which].astype(jnp.float32) / 255)
+
+  return view(0), view(1)
+
+
+def _colour(key, image, config):
+  chance_key, grey_key, factor_key = jax.random.split(key, 3)
+  s = config.jitter_strength
+  if s and config.jitter_prob:
+    low, high = max(0.0, 1 - 0.8 * s), 1 + 0.8 * s
+    brightness, contrast, saturation = jax.random.uniform(factor_key, (3,), minval=low, maxval=high)
+    turn = jax.random.uniform(jax.random.fold_in(factor_key, 1), minval=-0.2 * s, maxval=0.2 * s)
+
+    def jitter(x):
+      # The hue is only defined inside [0, 1].
+      x = jnp.clip(x * brightness, 0, 1)
+      x = jnp.clip(pix.adjust_contrast(x, contrast), 0, 1)
+      return jnp.clip(pix.adjust_hue(pix.adjust_saturation(x, saturation), turn), 0, 1)
+
+    image = _sometimes(chance_key, config.jitter_prob, jitter, image)
+  if config.grey_prob:
+    grey = lambda x: pix.rgb_to_grayscale(x, keep_dims=True)
+    image = _sometimes(grey_key, config.grey_prob, grey, image)
+  return image
+
+
+def _sometimes(key, probability, operation, image):
+  return jnp.where(jax.random.bernoulli(key, probability), operation(image), image)
+
+
+def _check(config):
+  for name in ("jitter_prob", "grey_prob", "blur_prob", "solarise_prob"):
+    if not 0 <= config[name] <= 1:
+      raise ValueError(f"config.augment.{name} must be a probability in [0, 1], got {config[name]}")
+  if config.jitter_strength < 0:
+    raise ValueError(f"config.augment.jitter_strength must not be negative, got {config.jitter_strength}")
+  if config.crop_scale and not (len(config.crop_scale) == 2 and 0 < config.crop_scale[0] <= config.crop_scale[1] <= 1):
+    raise ValueError(f"config.augment.crop_scale must be (lo, hi) with 0 < lo <= hi <= 1, got {config.crop_scale}")
+  if config.affine and not 0 <= config.affine.scale < 1:
+    raise ValueError(f"config.augment.affine.scale must be in [0, 1), got {config.affine.scale}")

@@ -1,0 +1,112 @@
+"""Encoded images to uint8 arrays of one size, with Pillow, in threads; and what to do with those that cannot be decoded."""
+
+import concurrent.futures
+import io
+import os
+
+import numpy as np
+
+# Pillow lets go of the interpreter's lock while it decodes, so threads use all cores.
+THREADS = min(32, (os.cpu_count() or 1) + 1)
+CHUNK = 256
+
+
+class Undecodable(ValueError):
+  """An image that cannot be decoded; the message names it and says how to go on without it."""
+
+  def __init__(self, name, reason):
+    super().__init__(f"cannot decode {name} ({reason}); replace or delete it, or leave such images out and count them "
+                     "with --config.data.on_undecodable=skip")
+
+
+def pillow():
+  """The Pillow module, or an error that names the extra."""
+  try:
+    from PIL import Image
+  except ImportError as error:
+    raise ImportError("images are decoded with Pillow; install the train extra: pip install 'spectral_jax[train]'"
+                      ) from error
+  return Image
+
+
+def open_image(blob):
+  """The Pillow image in `blob`, header read, pixels not; raises OSError or ValueError."""
+  return pillow().open(io.BytesIO(blob))
+
+
+def channels_of(mode):
+  """1 for Pillow's grey modes, 3 for all others."""
+  return 1 if mode in ("1", "L", "I", "I;16", "F") else 3
+
+
+def decode(blob, size, channels):
+  """One image as uint8 `(size, size, channels)`: the largest middle square, resized (bilinear) if it is not that size."""
+  image = open_image(blob).convert("L" if channels == 1 else "RGB")
+  return _fit(image, size).reshape(size, size, channels)
+
+
+def resize(array, size):
+  """A uint8 image `(h, w, c)` as `(size, size, c)`: its largest middle square, bilinear."""
+  channels = array.shape[-1]
+  image = pillow().fromarray(array[..., 0] if channels == 1 else array)
+  return _fit(image, size).reshape(size, size, channels)
+
+
+def _fit(image, size):
+  if image.size != (size, size):
+    side = min(image.size)
+    left, top = (image.size[0] - side) // 2, (image.size[1] - side) // 2
+    image = image.resize((size, size), pillow().Resampling.BILINEAR, box=(left, top, left + side, top + side))
+  return np.asarray(image)
+
+
+def decode_all(blobs, describe, *, size, channels=None, on_undecodable="error"):
+  """Decodes an iterable of encoded images, a chunk at a time so that only the decoded ones pile up.
+
+  Args:
+    blobs: iterable of bytes.
+    describe: `describe(i)` names image i in an error.
+    size: side in pixels.
+    channels: 1 or 3; None: 1 if every image is grey, else 3.
+    on_undecodable: "error", or "skip" to leave such images out.
+
+  Returns:
+    `(pixels (m, size, size, channels) uint8, kept (n,) bool)`.
+  """
+  depth = channels or 3
+  images, kept, grey = [], [], channels is None
+
+  def attempt(blob):
+    try:
+      return decode(blob, size, depth), channels_of(open_image(blob).mode)
+    # Pillow reports broken files as OSError (also UnidentifiedImageError), SyntaxError, ValueError or EOFError.
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+      return error
+
+  with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+    for chunk in _chunks(blobs, CHUNK):
+      for result in pool.map(attempt, chunk):
+        failed = isinstance(result, Exception)
+        if failed and on_undecodable == "error":
+          raise Undecodable(describe(len(kept)), result) from result
+        kept.append(not failed)
+        if not failed:
+          images.append(result[0])
+          grey = grey and result[1] == 1
+  depth = 1 if grey else depth
+  pixels = np.empty((len(images), size, size, depth), np.uint8)
+  for i, image in enumerate(images):
+    # Of a grey image converted to RGB all three channels are the grey one.
+    pixels[i] = image[..., :depth]
+  return pixels, np.array(kept, bool)
+
+
+def _chunks(items, size):
+  chunk = []
+  for item in items:
+    chunk.append(item)
+    if len(chunk) == size:
+      yield chunk
+      chunk = []
+  if chunk:
+    yield chunk

@@ -1,0 +1,26 @@
+"""scikit-learn's digits: 1,797 handwritten digits of 8x8 pixels from the UCI repository, inside the package itself."""
+
+import numpy as np
+
+from spectral_jax.data.dataset import Dataset, Split, stratified_split
+from spectral_jax.data.decode import resize
+
+
+def open_digits(data):
+  """The digits with a held-out part of `data.test_fraction` of every class, the same in every run."""
+  if data.path == "stream":
+    raise ValueError("config.data.path='stream' has nothing to stream for the digits, which are in memory; use 'auto'")
+  try:
+    from sklearn.datasets import load_digits
+  except ImportError as error:
+    raise ImportError("the digits come with scikit-learn; install the train extra: pip install 'spectral_jax[train]'"
+                      ) from error
+  digits = load_digits()
+  # Grey levels are whole numbers from 0 to 16.
+  images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
+  if data.image_size != 8:
+    images = np.stack([resize(image, data.image_size) for image in images])
+  labels = digits.target.astype(np.int32)
+  train, test = (Split(labels[part], data.image_size, pixels=images[part])
+                 for part in stratified_split(labels, data.test_fraction))
+  return Dataset("digits", tuple(str(i) for i in range(10)), train, test)

@@ -1,0 +1,63 @@
+"""Encoder and projector together, built from the `model` section of a config."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from spectral_jax._names import check_name
+from spectral_jax.models.convnet import ConvNet
+from spectral_jax.models.projector import Projector
+from spectral_jax.models.resnet import BLOCKS, STEMS, ResNet
+
+ENCODERS = ("convnet", *BLOCKS)
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+class Model(nn.Module):
+  """`apply(variables, x, train=...)` returns `(features (b, f), projections (b, p))`, both float32."""
+  encoder: nn.Module
+  projector: nn.Module
+
+  def __call__(self, x, train=False):
+    features = self.encoder(x, train)
+    return features, self.projector(features, train)
+
+
+def build_model(config):
+  """The encoder and projector that `config.model` describes.
+
+  Args:
+    config: ConfigDict with `encoder` ("convnet", "resnet18", "resnet34" or "resnet50"), `stem` ("cifar" or "imagenet";
+      ResNets only), `width` (multiplier of every encoder's channels), `projector_layers` (1 to 3), `projector_hidden` (0: as wide as the
+      features), `projector_dim`, and `dtype` of the computation ("float32" or "bfloat16"; parameters and statistics stay float32).
+
+  Returns:
+    A Linen module; `module.apply(variables, x, train=False)` maps float images `(b, h, w, c)` to
+    `(features (b, f), projections (b, p))`, both float32.
+
+  Raises:
+    ValueError: on an unknown name or an impossible size.
+
+  >>> import jax, ml_collections
+  >>> config = ml_collections.ConfigDict(dict(encoder="convnet", stem="cifar", width=1.0, projector_layers=2,
+  ...                                         projector_hidden=64, projector_dim=32, dtype="float32"))
+  >>> model = build_model(config)
+  >>> x = jax.numpy.zeros((4, 8, 8, 1))
+  >>> features, projections = model.apply(model.init(jax.random.key(0), x), x)
+  >>> features.shape, projections.shape
+  ((4, 512), (4, 32))
+  """
+  check_name("model.encoder", config.encoder, ENCODERS)
+  check_name("model.dtype", config.dtype, tuple(DTYPES))
+  for name, least in (("width", "positive"), ("projector_dim", "positive"), ("projector_hidden", "0 or more")):
+    if config[name] < 0 or (least == "positive" and config[name] == 0):
+      raise ValueError(f"config.model.{name} must be {least}, got {config[name]}")
+  if config.projector_layers not in (1, 2, 3):
+    raise ValueError(f"config.model.projector_layers must be 1, 2 or 3, got {config.projector_layers}")
+  dtype = DTYPES[config.dtype]
+  if config.encoder == "convnet":
+    encoder = ConvNet(config.width, dtype)
+  else:
+    check_name("model.stem", config.stem, STEMS)
+    encoder = ResNet(config.encoder, config.stem, config.width, dtype)
+  return Model(encoder, Projector(config.projector_layers, config.projector_hidden, config.projector_dim, dtype))
+
