@@ -1,0 +1,13 @@
+"""Contrastive losses as pure functions of embeddings: exact values and gradients in linear memory, on one device or a mesh.
+
+`u` and `v` are `(n, d)`: row i of `v` is the positive of row i of `u`. All functions work under `jit`, `vmap`, `grad`,
+`jax.checkpoint`, `lax.scan` and `shard_map`, compute in at least float32 and return nats (`kcl`: units of its kernel).
+"""
+
+from spectral_jax.losses import kernels
+from spectral_jax.losses._kernel import kcl
+from spectral_jax.losses._sharded import sharded
+from spectral_jax.losses._softmax import dcl, dhel, info_nce, nt_xent
+from spectral_jax.losses._supervised import nscl, supcon
+
+__all__ = ["dcl", "dhel", "info_nce", "kcl", "kernels", "nscl", "nt_xent", "sharded", "supcon"]

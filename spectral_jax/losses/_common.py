@@ -1,0 +1,67 @@
+"""What every loss does before and after its pair sums: check, mask, normalise, scale; average."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from spectral_jax import _arrays
+from spectral_jax.losses import _engine
+
+
+class Views(NamedTuple):
+  """Two views, ready for pair sums: `(n, d)` rows, `image` their numbers over the whole mesh axis, `valid` the mask."""
+
+  u: jax.Array
+  v: jax.Array
+  image: jax.Array
+  valid: jax.Array
+
+
+def views(u, v, *, where, normalize, axis_name, names=("u", "v")):
+  """Checks both views; masked rows become zero, so that nothing in them (NaN included) reaches the result."""
+  u, v = _arrays.pair(u, v, names)
+  n = u.shape[0]
+  valid = _arrays.mask_of(where, n)
+  u, v = (jnp.where(valid[:, None], x, 0.0) for x in (u, v))
+  if normalize:
+    u, v = _arrays.unit_rows(u), _arrays.unit_rows(v)
+  return Views(u, v, row_numbers(n, axis_name), valid)
+
+
+def row_numbers(n, axis_name):
+  """0..n-1, going on from device to device along `axis_name`."""
+  numbers = jnp.arange(n, dtype=jnp.int32)
+  return numbers if axis_name is None else numbers + n * lax.axis_index(axis_name)
+
+
+def inverse_root(temperature, dtype):
+  """`1 / sqrt(tau)`: rows scaled by it have `s_ij = u_i . v_j / tau`, and the derivative by tau follows."""
+  temperature = jnp.asarray(_arrays.positive("temperature", temperature))
+  return lax.rsqrt(temperature.astype(dtype))
+
+
+def how(tile_size, matmul_dtype, axis_name):
+  """The engine's settings, checked."""
+  if tile_size is not None and (isinstance(tile_size, bool) or not isinstance(tile_size, int) or tile_size < 1):
+    raise ValueError(f"tile_size must be a positive integer or None (picked by size), got {tile_size!r}")
+  if matmul_dtype is not None and not jnp.issubdtype(matmul_dtype, jnp.floating):
+    raise TypeError(f"matmul_dtype must be a floating-point dtype or None (that of the embeddings), got {matmul_dtype!r}")
+  return _engine.How(tile_size, None if matmul_dtype is None else jnp.dtype(matmul_dtype), axis_name)
+
+
+def reduce(values, counted, reduction, axis_name):
+  """Per-anchor values, 0 where not counted, or their mean over the counted ones, 0 if there are none."""
+  _arrays.choice("reduction", reduction, ("mean", "none"))
+  values = jnp.where(counted, values, 0.0)
+  if reduction == "none":
+    return values
+  total, count = values.sum(), counted.sum(dtype=values.dtype)
+  if axis_name is not None:
+    total, count = lax.psum((total, count), axis_name)
+  return total / jnp.maximum(count, 1.0)
+
+
+def dot_rows(a, b):
+  return jnp.sum(a * b, axis=1)

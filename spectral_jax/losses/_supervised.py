@@ -1,0 +1,109 @@
+"""Losses that know the classes: negatives of other classes only (NSCL), or positives of the same class (SupCon)."""
+
+import jax.numpy as jnp
+from jax import lax
+
+from spectral_jax import _arrays
+from spectral_jax.losses import _common, _engine, _softmax
+
+
+def nscl(u, v, labels, *, temperature=0.1, positive_in_denominator=False, normalize=True, where=None, reduction="mean",
+         tile_size=None, matmul_dtype=None, axis_name=None):
+  """Negatives-only supervised contrastive loss: the positive is the other view, the negatives are other classes' rows.
+
+  `l_i = -u_i.v_i/tau + log sum_{j: y_j != y_i} ( exp(u_i.v_j/tau) + exp(u_i.u_j/tau) )`, averaged with u and v exchanged;
+  `positive_in_denominator=True` adds `exp(u_i.v_i/tau)` inside the logarithm, as the authors run it.
+
+  Args:
+    u: `(n, d)` embeddings of the first view.
+    v: `(n, d)` embeddings of the second view, row by row.
+    labels: `(n,)` integers, the classes; any integers, they need not be 0..C-1.
+    temperature: tau, > 0, a number or a traced scalar; 0.1.
+    positive_in_denominator: see above.
+    normalize, where, reduction, tile_size, matmul_dtype, axis_name: as in `nt_xent`.
+
+  Returns:
+    A scalar, or `(n,)`; nats, at least float32. An image without negatives has value 0; it is left out of the mean,
+    unless the positive is in the denominator (its loss is then truly 0).
+
+  Raises:
+    TypeError, ValueError: as `info_nce`; labels that are not integers or not of shape `(n,)`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from spectral_jax import losses
+    >>> labels = jnp.array([0, 0, 1, 1])
+    >>> print(f"{losses.nscl(jnp.eye(4), jnp.eye(4), labels, temperature=1.0):.4f}")
+    0.3863
+
+  Reference: arXiv 2510.08852.
+  """
+  views = _common.views(u, v, where=where, normalize=normalize, axis_name=axis_name)
+  labels = _arrays.labels_of(labels, views.u.shape[0])
+  root = _common.inverse_root(temperature, views.u.dtype)
+  energies, positive = _softmax.both_views(views, root, labels, _common.how(tile_size, matmul_dtype, axis_name))
+  if positive_in_denominator:
+    return _common.reduce(_softmax.with_positive(energies, positive).mean(0), views.valid, reduction, axis_name)
+  values = _softmax.without_positive(energies, positive).mean(0)
+  return _common.reduce(values, views.valid & (energies[0] > -jnp.inf), reduction, axis_name)
+
+
+def supcon(u, v, labels, *, temperature=0.1, normalize=True, where=None, reduction="mean", tile_size=None,
+           matmul_dtype=None, axis_name=None):
+  """Supervised contrastive loss, `L_out`: every row of the same class is a positive, averaged outside the logarithm.
+
+  Over the 2n rows z of both views, `l_i = -1/|P(i)| sum_{p in P(i)} z_i.z_p/tau + log sum_{a != i} exp(z_i.z_a/tau)`,
+  `P(i)` the other rows of i's class; an image's value is the mean of its two rows'.
+
+  Args:
+    u: `(n, d)` embeddings of the first view.
+    v: `(n, d)` embeddings of the second view, row by row.
+    labels: `(n,)` integers, the classes; any integers.
+    temperature: tau, > 0, a number or a traced scalar; 0.1 as in the paper.
+    normalize, where, reduction, tile_size, matmul_dtype, axis_name: as in `nt_xent`. Over a mesh axis each device also
+      holds the sums of the embeddings of each class, at most one row per image.
+
+  Returns:
+    A scalar, or `(n,)`; nats, at least float32. A single image has loss 0.
+
+  Raises:
+    TypeError, ValueError: as `info_nce`; labels that are not integers or not of shape `(n,)`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from spectral_jax import losses
+    >>> labels = jnp.array([0, 0, 1, 1])
+    >>> print(f"{losses.supcon(jnp.eye(4), jnp.eye(4), labels, temperature=1.0):.4f}")
+    1.8311
+
+  Reference: Khosla et al. 2020, arXiv 2004.11362, equation 2.
+  """
+  views = _common.views(u, v, where=where, normalize=normalize, axis_name=axis_name)
+  labels = _arrays.labels_of(labels, views.u.shape[0])
+  root = _common.inverse_root(temperature, views.u.dtype)
+  how = _common.how(tile_size, matmul_dtype, axis_name)
+  z = jnp.concatenate([views.u, views.v]) * root
+  # Every other row is in the denominator, the positives too: each row is a group of its own.
+  every_row = jnp.concatenate([2 * views.image, 2 * views.image + 1])
+  energies = _engine.within(_softmax.LSE, _engine.side(z, every_row, jnp.tile(views.valid, 2)), how).reshape(2, -1)
+
+  sums, counts = _class_sums(z, labels, views.valid, axis_name)
+  same = sums - z.reshape(2, *views.u.shape)
+  positives = (same * z.reshape(same.shape)).sum(-1) / jnp.maximum(2 * counts - 1, 1)
+  some = energies > -jnp.inf
+  values = jnp.where(some, jnp.where(some, energies, 0.0) - positives, 0.0).mean(0)
+  return _common.reduce(values, views.valid, reduction, axis_name)
+
+
+def _class_sums(z, labels, valid, axis_name):
+  """For each image, the sum `(n, d)` of both views' rows of its class, and the number `(n,)` of images of its class."""
+  every_label = labels if axis_name is None else lax.all_gather(labels, axis_name, tiled=True)
+  # Padding with the largest integer keeps the list of classes sorted, so that a search finds each label's place.
+  classes = jnp.unique(every_label, size=every_label.shape[0], fill_value=jnp.iinfo(labels.dtype).max)
+  number = jnp.searchsorted(classes, labels)
+  rows = z.reshape(2, labels.shape[0], -1).sum(0)
+  sums = jnp.zeros_like(rows, shape=(classes.shape[0], rows.shape[1])).at[number].add(rows)
+  counts = jnp.zeros_like(rows, shape=(classes.shape[0],)).at[number].add(valid.astype(rows.dtype))
+  if axis_name is not None:
+    sums, counts = lax.psum((sums, counts), axis_name)
+  return sums[number], counts[number]
