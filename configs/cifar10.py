@@ -1,0 +1,30 @@
+"""CIFAR-10: 50,000 training and 10,000 test images of 32x32 pixels.
+
+  python -m spectral_jax.main --config=configs/cifar10.py [--config.data.data_dir=FOLDER_OF_TFDS]
+
+Without TensorFlow: --config.data.name=folder --config.data.data_dir=FOLDER, with train/CLASS/* and test/CLASS/* in it.
+
+Hardware: one accelerator of 16 GB or more. Time and accuracy: not yet measured.
+SimCLR's published figure for 1,000 epochs of ResNet-50 is 94.0% linear (arXiv 2002.05709, table B.7 and figure B.7).
+"""
+
+from configs.defaults import get_defaults
+
+
+def get_config(arg=None):
+  del arg
+  config = get_defaults()
+  config.batch_size = 512
+  config.epochs = 200
+  config.data.name = "cifar10"
+  config.data.image_size = 32
+  config.augment.crop_scale = (0.08, 1.0)
+  config.model.encoder = "resnet18"
+  config.model.projector_hidden = 2048
+  config.model.dtype = "bfloat16"
+  config.loss.temperature = 0.5
+  config.optimizer.name = "lars"
+  config.optimizer.learning_rate = 1.0
+  config.optimizer.weight_decay = 1e-6
+  config.checkpoint.every_steps = 500
+  return config

@@ -1,0 +1,33 @@
+"""Real handwritten digits, 1,797 images of 8x8 pixels that come with scikit-learn.
+
+  python -m spectral_jax.main
+
+Hardware: 2 CPU cores. Time and accuracy: not yet measured.
+"""
+
+from configs.defaults import get_defaults
+
+
+def get_config(arg=None):
+  del arg
+  config = get_defaults()
+  config.batch_size = 256
+  config.epochs = 120
+  config.data.name = "digits"
+  config.data.image_size = 8
+  config.augment.crop_scale = None
+  config.augment.flip = False          # a mirrored 2 is no digit
+  config.augment.jitter_strength = 0.0
+  config.augment.grey_prob = 0.0
+  config.augment.affine.rotation_deg = 12.0
+  config.augment.affine.scale = 0.12
+  config.augment.affine.shear = 0.15
+  config.augment.affine.shift = 0.12
+  config.model.encoder = "convnet"
+  config.model.projector_hidden = 256
+  config.model.projector_dim = 64
+  config.loss.temperature = 0.2
+  config.optimizer.name = "adamw"
+  config.optimizer.learning_rate = 2e-3
+  config.checkpoint.every_steps = 100
+  return config

@@ -1,0 +1,21 @@
+"""Trains an encoder without labels and says what its features are worth.
+
+  python -m spectral_jax.main [--config=configs/NAME.py] [--workdir=DIR] [--config.KEY=VALUE ...]
+
+With no flag it runs configs/digits.py: real handwritten digits, a minute on a laptop's CPU.
+"""
+
+from absl import flags
+
+from spectral_jax import command
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Where everything is left; by default runs/NAME of the config file.")
+
+
+def main(config, name):
+  from spectral_jax.training.loop import main_job  # after the flags: a wrong one is answered at once
+  main_job(config, WORKDIR.value or f"runs/{name}")
+
+
+if __name__ == "__main__":
+  command.run(main)

@@ -1,0 +1,62 @@
+"""Chooses what the pictures of a run show and draws them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spectral_jax import spectrum
+from spectral_jax._arrays import unit_rows
+from spectral_jax.evaluation import split_images, spread
+from spectral_jax.training import pictures
+from spectral_jax.training.feed import feed
+from spectral_jax.training.logs import read_metrics
+
+PAIRS, QUERIES, NEIGHBOURS = 10, 8, 8
+
+
+def draw(run, state, folder, summary, trained, initial):
+  """Writes the four pictures; `trained` and `initial` are `report.Described`."""
+  pictures.save_curves(folder / "curves.png", read_metrics(folder), summary["raw_pixels"]["knn_accuracy"])
+  pictures.save_spectrum(folder / "spectrum.png", {
+      name: (spectrum.eigenvalues(z), float(spectrum.effective_rank(z))) for name, z in (
+          ("embedding, after the projector", trained.embedding),
+          ("features, before it", unit_rows(trained.test)),
+          ("embedding of the untrained model", initial.embedding))})
+  pictures.save_pairs(folder / "augmented_pairs.png", *pairs(run, state))
+  pictures.save_neighbours(folder / "neighbours.png", *neighbours(run, trained))
+
+
+def pairs(run, state):
+  """Some training images and the two views that the run's next step would make of them."""
+  chosen = spread(run.dataset.train.size, run.config.batch_size)
+  batch = next(iter(feed(chosen[None], int(state.step), run)))
+  views = np.asarray(run.views(state, batch, run.images))
+  shown = spread(len(chosen), PAIRS)
+  return split_images(run.dataset.train, chosen[shown]) / 255, views[shown]
+
+
+def neighbours(run, trained):
+  """Test images, spread over the classes and half of them with another class among their neighbours, and those."""
+  train, test = run.dataset.train, run.dataset.test
+  near = np.asarray(nearest(trained.train, trained.test, min(NEIGHBOURS, train.size)))
+  same = train.labels[near] == test.labels[:, None]
+  order = np.random.default_rng(0).permutation(test.size)
+  wrong, right = order[~same[order].all(axis=1)], order[same[order].all(axis=1)]
+  of_new_class = np.unique(test.labels[right], return_index=True)[1]
+  queries = np.concatenate([right[np.sort(of_new_class)], wrong, right])
+  half = np.concatenate([queries[:QUERIES - min(len(wrong), QUERIES // 2)], wrong[:QUERIES // 2]])[:QUERIES]
+  shape = run.dataset.image_shape
+  images = split_images(train, near[half].ravel()).reshape(*near[half].shape, *shape)
+  return (split_images(test, half) / 255, test.labels[half], images / 255, train.labels[near[half]],
+          run.dataset.class_names)
+
+
+@jax.jit
+def _similarity(train, test):
+  return unit_rows(test) @ unit_rows(train).T
+
+
+def nearest(train, test, k, rows=256):
+  """Indices `(n, k)` of the training features nearest to each test feature, some rows at a time."""
+  return jnp.concatenate([
+      jax.lax.top_k(_similarity(train, test[i:i + rows]), k)[1] for i in range(0, len(test), rows)])

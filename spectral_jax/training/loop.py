@@ -1,0 +1,110 @@
+"""The main job: train, look now and then, leave everything in one folder."""
+
+import time
+
+import jax
+
+from spectral_jax.data import open_dataset
+from spectral_jax.evaluation import split_features, spread
+from spectral_jax.metrics import knn_accuracy
+from spectral_jax.training import batches, checkpoints, report
+from spectral_jax.training.checks import check_batch, check_config
+from spectral_jax.training.feed import feed
+from spectral_jax.training.logs import Diverged, Log
+from spectral_jax.training.mesh import make_mesh
+from spectral_jax.training.setup import prepare
+from spectral_jax.training.state import variables
+from spectral_jax.training.workdir import claim, disk_errors
+
+
+def main_job(config, workdir):
+  """Trains and evaluates what `config` describes, or goes on with it where `workdir` holds a part of it.
+
+  Returns:
+    The content of `summary.json`.
+  """
+  check_config(config)
+  mesh = make_mesh(config.model_parallel)
+  dataset = open_dataset(config.data)
+  check_batch(config, dataset.train.size, mesh)
+  run = prepare(config, dataset, mesh)
+  with claim(workdir, config) as folder, disk_errors(folder):
+    report.opening(run, folder)
+    if (folder / report.SUMMARY).exists():
+      return report.finished_before(run, folder)
+    state, host = train(run, folder)
+    return report.closing(run, state, host, folder)
+
+
+def train(run, folder):
+  """Makes the steps that are left. Returns the last state and the numbers that are counted along."""
+  config = run.config
+  state, tables = run.init(), batches.first_tables(config, run.dataset.train.size)
+  host = {"seconds": 0.0, "timed": [0, 0.0], "last": {}}
+  with checkpoints.open_checkpoints(folder, config.checkpoint) as manager:
+    restored = checkpoints.restore_latest(manager, state, tables)
+    if restored:
+      state, tables, host = restored
+      print(f"Going on from the checkpoint of step {int(state.step)}.")
+    log = Log(folder, int(state.step), run.total_steps, config, host)
+    try:
+      state = steps(run, state, tables, log, manager)
+    except Diverged as error:
+      raise FloatingPointError(_advice(error, config, manager)) from None
+    finally:
+      log.close()
+  return state, log.host()
+
+
+def steps(run, state, tables, log, manager):
+  """The loop itself. Nothing in it waits for the device, but evaluations and checkpoints."""
+  config, size, step = run.config, run.dataset.train.size, int(state.step)
+  log.start()
+  while step < run.total_steps:
+    epoch, done = divmod(step, run.steps_per_epoch)
+    if tables.epoch < epoch:
+      tables = batches.next_tables(config, size, tables)
+    for batch in feed(tables.present[done:done + run.total_steps - step], step, run):
+      observed = config.diagnostics_every and step % config.diagnostics_every == 0
+      with jax.transfer_guard("disallow"):  # a hidden copy in every step would cost more than it shows
+        state, metrics = (run.observed_step if observed else run.step)(state, batch, run.images, run.labels)
+      step += 1
+      log.add(step, metrics)
+      evaluates = is_due(step, run, config.eval_every_epochs * run.steps_per_epoch)
+      if evaluates or is_due(step, run, config.checkpoint.every_steps):
+        log.flush()  # raises where a loss is not finite, so that no such state is ever saved
+        scores = nearest_neighbours(run, state, log, step) if evaluates else None
+        checkpoints.save(manager, step, state, tables, log.host(), scores)
+        log.start()
+  return state
+
+
+def is_due(step, run, every):
+  return step == run.total_steps or (every > 0 and step % every == 0)
+
+
+def nearest_neighbours(run, state, log, step):
+  """The accuracy that is followed during training; its time is not the training's."""
+  started = time.perf_counter()
+  config, data = run.config, run.dataset
+  options = {"batch_size": config.eval.batch_size, "mesh": run.mesh}
+  chosen = spread(data.train.size, config.eval.knn_limit)
+  train, _ = split_features(run.encode, variables(state), data.train, chosen, **options)
+  test, _ = split_features(run.encode, variables(state), data.test, spread(data.test.size), **options)
+  accuracy = float(knn_accuracy(train, data.train.labels[chosen], test, data.test.labels, k=config.eval.knn_k))
+  log.write(step, {"knn_accuracy": accuracy, "evaluation_seconds": time.perf_counter() - started})
+  return {"knn_accuracy": accuracy}
+
+
+def _advice(error, config, manager):
+  good = manager.latest_step()
+  kept = f"The last good checkpoint is step {good} in {manager.directory}." if good is not None else \
+      "No checkpoint had been written yet."
+  temperature = "" if config.loss.temperature is None else f" (now {config.loss.temperature})"
+  return (
+      f"Training stopped: {error}. {kept}\n"
+      "The same command would do the same again. Likely knobs, in a new --workdir:\n"
+      f"  --config.optimizer.learning_rate lower (now {config.optimizer.learning_rate} per 256 images)\n"
+      f"  --config.optimizer.warmup_epochs longer (now {config.optimizer.warmup_epochs})\n"
+      f"  --config.loss.temperature higher{temperature}\n"
+      f"  --config.model.dtype=float32 (now {config.model.dtype})")

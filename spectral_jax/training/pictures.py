@@ -1,0 +1,122 @@
+"""The pictures that a run leaves: its curves, its augmented pairs, its spectrum, its nearest neighbours."""
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot as plt  # after the backend is chosen: there may be no display
+
+INK, BLUE, ORANGE, GREEN, RED, GREY = "#222222", "#2b6cb0", "#dd6b20", "#2f855a", "#c53030", "#a0aec0"
+STYLE = {
+    "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": INK,
+    "axes.titlesize": 10, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.grid": True,
+    "grid.color": "#e2e8f0", "grid.linewidth": 0.6, "legend.frameon": False, "lines.linewidth": 1.4,
+    "figure.facecolor": "white", "savefig.dpi": 130}
+
+# Panels of the curves: title, then each line's key, name and colour. A panel without data is left out.
+PANELS = (
+    ("Loss", (("loss", "", BLUE),)),
+    ("Accuracy of nearest neighbours (test set)", (("knn_accuracy", "k-NN", GREEN),)),
+    ("Effective ranks of the embeddings", (
+        ("effective_rank", "entropy", BLUE), ("effective_rank_rankme", "RankMe", ORANGE),
+        ("effective_rank_participation", "participation", GREEN), ("effective_rank_stable", "stable", RED))),
+    ("Squared gradient norm, mean over anchors", (
+        ("band_upper", "upper bound", ORANGE), ("band_value", "measured", BLUE), ("band_lower", "lower bound", GREEN))),
+    ("Alignment and uniformity", (("alignment", "alignment", BLUE), ("uniformity", "uniformity", ORANGE))),
+    ("Learning rate", (("learning_rate", "", INK),)),
+)
+LOGARITHMIC = ("Squared gradient norm, mean over anchors",)
+
+
+def save_curves(path, records, baseline=None):
+  """Draws each metric against the step; `baseline` is the raw pixels' k-NN accuracy, a dotted line."""
+  panels = [(title, [(key, name, colour) for key, name, colour in lines if _series(records, key)[0]])
+            for title, lines in PANELS]
+  panels = [(title, lines) for title, lines in panels if lines]
+  with plt.rc_context(STYLE):
+    rows = -(-len(panels) // 2)
+    figure, axes = plt.subplots(rows, 2, figsize=(10, 2.7 * rows), squeeze=False, layout="constrained")
+    for axis, (title, lines) in zip(axes.flat, panels):
+      for key, name, colour in lines:
+        steps, values = _series(records, key)
+        axis.plot(steps, values, color=colour, label=name, marker="." if len(steps) < 30 else None)
+      if title in LOGARITHMIC:
+        axis.set_yscale("log")
+      if lines[0][0] == "knn_accuracy" and baseline is not None:
+        axis.axhline(baseline, color=GREY, linestyle=":", label="raw pixels")
+      if any(name for _, name, _ in lines):
+        axis.legend(fontsize=8)
+      axis.set(title=title, xlabel="step")
+    for axis in axes.flat[len(panels):]:
+      axis.set_visible(False)
+    _save(figure, path)
+
+
+def _series(records, key):
+  points = [(r["step"], r[key]) for r in records if key in r and np.isfinite(r[key])]
+  return [list(part) for part in zip(*points)] if points else [[], []]
+
+
+def save_pairs(path, originals, views):
+  """Draws images `(n, h, w, c)` in [0, 1] above their two views `(n, 2, h, w, c)`."""
+  count = len(originals)
+  with plt.rc_context(STYLE):
+    figure, axes = plt.subplots(3, count, figsize=(0.9 * count + 0.7, 3.1), squeeze=False, layout="constrained")
+    for row, (name, images) in enumerate((("image", originals), ("view u", views[:, 0]), ("view v", views[:, 1]))):
+      for axis, image in zip(axes[row], images):
+        _image(axis, image)
+      axes[row, 0].set_ylabel(name, rotation=0, ha="right", va="center")
+    figure.suptitle("What the loss pulls together: two views of each image", fontsize=10, fontweight="bold", color=INK)
+    _save(figure, path)
+
+
+def save_spectrum(path, spectra):
+  """Draws normalised eigenvalues on a logarithmic axis; `spectra` maps a name to (eigenvalues, effective rank)."""
+  with plt.rc_context(STYLE):
+    figure, axis = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
+    for (name, (values, rank)), colour in zip(spectra.items(), (BLUE, GREEN, GREY, ORANGE)):
+      share = np.maximum(np.asarray(values) / np.sum(values), 1e-12)
+      axis.plot(np.arange(1, len(share) + 1), share, color=colour, label=f"{name}: effective rank {rank:.1f}")
+    axis.set(title="Spectrum on the test set", xlabel="eigenvalue, from the largest", ylabel="share of the trace",
+             yscale="log", ylim=(1e-6, 1.3))
+    axis.legend()
+    _save(figure, path)
+
+
+def save_neighbours(path, queries, query_labels, neighbours, neighbour_labels, class_names):
+  """Draws test images `(n, h, w, c)` and the training images nearest to each `(n, k, h, w, c)`; a red frame: another class."""
+  count, near = neighbour_labels.shape
+  with plt.rc_context(STYLE):
+    figure, axes = plt.subplots(count, near + 1, figsize=(0.95 * (near + 1) + 0.6, 1.08 * count + 0.5), squeeze=False,
+                                layout="constrained")
+    for row in range(count):
+      _image(axes[row, 0], queries[row])
+      axes[row, 0].set_ylabel(class_names[query_labels[row]], rotation=0, ha="right", va="center")
+      for column in range(near):
+        same = neighbour_labels[row, column] == query_labels[row]
+        _image(axes[row, column + 1], neighbours[row, column], GREEN if same else RED)
+        if not same:
+          axes[row, column + 1].set_title(class_names[neighbour_labels[row, column]], fontsize=8, color=RED,
+                                          fontweight="normal", loc="center", pad=2)
+    axes[0, 0].set_title("test", fontsize=9, loc="center")
+    figure.suptitle("Nearest training images by cosine similarity of the features", fontsize=10, fontweight="bold",
+                    color=INK)
+    _save(figure, path)
+
+
+def _image(axis, image, frame=None):
+  grey = image.shape[-1] == 1
+  axis.imshow(np.clip(image[..., 0] if grey else image, 0, 1), cmap="gray_r" if grey else None, vmin=0, vmax=1,
+              interpolation="nearest")
+  axis.set(xticks=[], yticks=[])
+  axis.grid(False)
+  for spine in axis.spines.values():
+    spine.set_visible(frame is not None)
+    if frame is not None:
+      spine.set(color=frame, linewidth=2)
+
+
+def _save(figure, path):
+  figure.savefig(path)
+  plt.close(figure)

@@ -1,0 +1,80 @@
+"""One training step: two views, the model, the loss, the update; jitted once, its state donated.
+
+`update` knows one learner and is given the views. Learners that share their randomness are several calls of it on
+the same views inside one jitted step.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from spectral_jax import augment as augmentation
+from spectral_jax import spectrum
+from spectral_jax.training.mesh import replicated
+from spectral_jax.training.state import State, step_key
+
+
+def make_views(augment):
+  """Returns `views(state, batch, images) -> (b, 2, h, w, c)` float32 in [0, 1].
+
+  `batch` holds the examples' `index`; `images` are those of the whole data set (resident), or None where the batch
+  brings its own two crops (streaming).
+  """
+
+  def views(state, batch, images):
+    pixels = images[batch["index"]] if images is not None else batch["images"]
+    u, v = augmentation.two_views(augment, step_key(state), batch["index"], pixels)
+    # Stacked beside each other, not one after the other: a device keeps both views of its own examples.
+    return jnp.stack([u, v], axis=1)
+
+  return views
+
+
+def make_update(model, tx, schedule, objective, whiten):
+  """Returns `update(state, views, labels) -> (state, metrics, (u, v))` for one learner."""
+
+  def forward(params, state, views, labels):
+    both = views.reshape(-1, *views.shape[2:])
+    (_, projected), changed = model.apply(
+        {"params": params, "batch_stats": state.batch_stats}, both, train=True, mutable=["batch_stats"])
+    projected = projected.reshape(*views.shape[:2], -1)
+    u, v = whiten(projected[:, 0], projected[:, 1])
+    return objective(u, v, labels), (changed.get("batch_stats", {}), (u, v))
+
+  def update(state, views, labels):
+    (loss, (batch_stats, embeddings)), gradient = jax.value_and_grad(forward, has_aux=True)(
+        state.params, state, views, labels)
+    changes, opt_state = tx.update(gradient, state.opt_state, state.params)
+    metrics = {"loss": loss, "gradient_norm": optax.global_norm(gradient), "learning_rate": schedule(state.step)}
+    new = State(state.step + 1, state.key, optax.apply_updates(state.params, changes), batch_stats, opt_state)
+    return new, metrics, embeddings
+
+  return update
+
+
+def make_step(update, views, diagnose, mesh, shardings):
+  """Returns `(step, observed_step)`, both `(state, batch, images, labels) -> (state, metrics)`.
+
+  The second also returns `diagnose(u, v)` of the embeddings that the step computed. The state is donated.
+  """
+
+  def step(state, batch, images, labels, observe):
+    pictures = views(state, batch, images)
+    state, metrics, embeddings = update(state, pictures, labels[batch["index"]])
+    if observe:
+      metrics |= diagnose(*jax.tree.map(lax.stop_gradient, embeddings))
+    return state, metrics
+
+  return tuple(
+      jax.jit(functools.partial(step, observe=observe), donate_argnums=0, out_shardings=(shardings, replicated(mesh)))
+      for observe in (False, True))
+
+
+def effective_rank(u, v):
+  """The rank that the progress bar shows: of both views' embeddings on the unit sphere."""
+  z = jnp.concatenate([u, v])
+  norm = jnp.linalg.norm(z, axis=1, keepdims=True)
+  return {"effective_rank": spectrum.effective_rank(z / jnp.maximum(norm, 1e-12))}
