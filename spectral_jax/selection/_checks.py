@@ -1,0 +1,84 @@
+"""Checks of the arguments that the selection rules share, and the rows they work on."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spectral_jax._arrays import choice, concrete, unit_rows
+
+OBJECTIVES = ("max", "min", "target")
+
+
+def check_bank(embeddings, batch_size):
+  """Returns `embeddings` as an array; refuses a wrong shape or dtype, a batch beyond the bank, non-finite rows.
+
+  The dtype is kept: a bfloat16 bank is converted row by row, as rows are looked at, never as a whole.
+  """
+  bank = jnp.asarray(embeddings)
+  if not jnp.issubdtype(bank.dtype, jnp.floating):
+    raise TypeError(f"embeddings must hold floating-point numbers, got dtype {bank.dtype}; convert them with "
+                    "embeddings.astype(jnp.float32)")
+  if bank.ndim != 2 or 0 in bank.shape:
+    raise ValueError(f"embeddings must have shape (m, d) with m, d >= 1, got {bank.shape}; use jax.vmap to map over "
+                     "leading axes")
+  count("batch_size", batch_size)
+  if batch_size > bank.shape[0]:
+    raise ValueError(f"batch_size must be at most the number of embeddings, {bank.shape[0]}, got {batch_size}; embed more "
+                     "examples or take a smaller batch")
+  if not isinstance(bank, jax.core.Tracer):
+    bad = np.flatnonzero(~np.asarray(_finite_rows(bank)))
+    if bad.size:
+      raise ValueError(f"embeddings must be finite, but {bad.size} of {bank.shape[0]} rows are not, first row {bad[0]}; drop "
+                       "these rows or set them to zero (zero rows are selected last)")
+  return bank
+
+
+@jax.jit
+def _finite_rows(bank):
+  return jnp.all(jnp.isfinite(bank), axis=1)
+
+
+def count(name, value):
+  """Returns `value` if it is a Python integer >= 1, or raises naming it."""
+  if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+    raise TypeError(f"{name} must be a Python integer, since it decides a shape; got {value!r}")
+  if value < 1:
+    raise ValueError(f"{name} must be at least 1, got {value}")
+  return int(value)
+
+
+def check_candidates(candidates, left):
+  """Refuses a number of candidates below 1 or beyond the `left` examples that the last step chooses from."""
+  if candidates is None:
+    return None
+  candidates = count("candidates", candidates)
+  if candidates > left:
+    raise ValueError(f"candidates must be at most {left}, the examples left to the last element of the batch, got "
+                     f"{candidates}; pass candidates=None to look at all that are left")
+  return candidates
+
+
+def check_objective(objective, target):
+  """Refuses an unknown objective, and a target that is missing where it is needed."""
+  choice("objective", objective, OBJECTIVES)
+  check_target(target)
+  if objective == "target" and target is None:
+    raise ValueError('objective="target" needs target, a fraction in (0, 1] of the highest possible effective rank; got None')
+
+
+def check_target(target):
+  """Refuses a concrete target outside (0, 1]."""
+  if target is None:
+    return
+  if jnp.ndim(target) != 0:
+    raise ValueError(f"target must be a scalar, got shape {jnp.shape(target)}; use jax.vmap to map over several")
+  value = concrete(target)
+  if value is not None and not 0 < value <= 1:
+    raise ValueError(f"target must lie in (0, 1], a fraction of the highest possible effective rank, got {value}")
+
+
+def directions(rows):
+  """Unit rows in at least float32; rows that are not finite become zero."""
+  rows = rows.astype(jnp.promote_types(rows.dtype, jnp.float32))
+  finite = jnp.all(jnp.isfinite(rows), axis=-1, keepdims=True)
+  return unit_rows(jnp.where(finite, rows, 0.0))
