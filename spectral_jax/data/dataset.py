@@ -74,6 +74,25 @@ class Dataset:
     return (self.train.image_size, self.train.image_size, self.train.channels)
 
 
+def fits_in_memory(count, image_size, channels=3):
+  """Whether `path="auto"` keeps that many images resident."""
+  return count * image_size * image_size * channels <= RESIDENT_BYTES
+
+
+def same_depth(train, test):
+  """Both parts with 1 channel if all their images are grey, else both with 3."""
+  depth = max(train.channels, test.channels)
+  return tuple(_with_channels(split, depth) for split in (train, test))
+
+
+def _with_channels(split, depth):
+  if split.channels == depth:
+    return split
+  if split.resident:
+    return dataclasses.replace(split, pixels=np.repeat(split.pixels, depth, axis=-1))
+  return dataclasses.replace(split, encoded=dataclasses.replace(split.encoded, channels=depth))
+
+
 def stratified_split(labels, fraction):
   """Indices of a training and a held-out part that has `fraction` of every class, the same on every call.
 
