@@ -1,1 +1,96 @@
-"""Closed-form gradients of each anchor's own term."""
+"""Closed-form gradient of each anchor's own term, and what it is made of.
+
+With `w_j` the anchor's weights over its negatives `z_j` (softmax of `u_i.z_j / tau`, or kernel values divided by their
+sum) and `m_w = sum_j w_j z_j`,
+
+    g_i = repulsion_i m_w - attraction_i v_i.
+
+It is the derivative of anchor i's term with respect to `u_i` (unit norm), every other row held fixed; the row of the
+full gradient adds what the other anchors' terms owe to `u_i`. The table of weights and strengths is in docs/theory.md.
+"""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from spectral_jax import _anchors, _arrays
+
+
+class AnchorTerms(NamedTuple):
+  """What the anchors' gradients are made of."""
+  attraction: Any           # (n,) factor of the positive
+  repulsion: Any            # (n,) factor of the negatives' weighted mean
+  negative_mean: Any        # (n, d) m_w
+  effective_negatives: Any  # (n,) 1 / sum w^2, between 1 and m; 0 where there is no negative
+
+
+def anchor_terms(u, v, *, loss="info_nce", temperature=0.1, labels=None, negatives=None, t=2.0, gamma=16.0,
+                 positive_in_denominator=False):
+  """The strengths of pull and push, the negatives' weighted mean and their effective number, for every anchor.
+
+  `1/tau^2` times `attraction^2 tau^2 = q^2` is the law of the squared gradient norm: for InfoNCE and NT-Xent both
+  strengths are `q / tau` with `q = 1 - p_positive`. Memory is linear in n.
+
+  Args:
+    u, v: `(n, d)` anchors and positives; rows are L2-normalised inside.
+    loss: `"info_nce"`, `"nt_xent"`, `"dcl"`, `"dhel"`, `"kcl"` (Gaussian kernel) or `"nscl"`.
+    temperature: tau > 0, 0.1 by default as in `losses.info_nce`; KCL has `t` instead.
+    labels: `(n,)` integer classes; needed by `"nscl"`.
+    negatives: `(k, d)` queue that every anchor sees besides, InfoNCE only.
+    t, gamma: KCL's kernel width and weight of the repulsion; defaults as in `losses.kcl`.
+    positive_in_denominator: NSCL with the positive among the terms of the denominator.
+
+  Returns:
+    `AnchorTerms`. An anchor without negatives has zeros (KCL keeps its attraction).
+
+  Raises:
+    TypeError, ValueError: arrays of a wrong type or shape, an unknown loss, missing labels, a concrete
+      temperature that is not positive.
+
+  >>> import jax.numpy as jnp
+  >>> u = jnp.eye(3)
+  >>> print(anchor_terms(u, u, loss="dcl", temperature=0.5).attraction)
+  [2. 2. 2.]
+
+  Reference: docs/theory.md, section 2.
+  """
+  p = _anchors.problem(u, v, loss=loss, temperature=temperature, labels=labels, negatives=negatives, t=t, gamma=gamma)
+
+  def row(u_i, v_i, own):
+    weights = _anchors.row_weights(_anchors.cosines(p.bank, u_i), p.owner != own, p.scale)
+    positive = jnp.sum(u_i * v_i)
+    strengths = _anchors.strengths(loss, positive, weights, p.scale, p.gamma, positive_in_denominator)
+    squares = jnp.sum(weights.w * weights.w)
+    effective = jnp.where(weights.count > 0, 1 / jnp.where(squares > 0, squares, 1.0), 0.0)
+    return AnchorTerms(*strengths, jnp.matmul(weights.w, p.bank, precision=_arrays.HIGHEST), effective)
+
+  return _anchors.map_anchors(row, p)
+
+
+def anchor_gradients(u, v, *, loss="info_nce", temperature=0.1, tangent=False, labels=None, negatives=None, t=2.0,
+                     gamma=16.0, positive_in_denominator=False):
+  """Gradient of each anchor's own term: `g_i = repulsion_i m_w - attraction_i v_i`.
+
+  Args:
+    u, v, loss, temperature, labels, negatives, t, gamma, positive_in_denominator: as for `anchor_terms`.
+    tangent: subtract `(g_i.u_i) u_i`; divided by the norm before normalisation that is what the encoder receives.
+
+  Returns:
+    `(n, d)`, at least float32; zeros for an anchor without negatives (but for KCL's attraction).
+
+  Raises:
+    TypeError, ValueError: as `anchor_terms`.
+
+  >>> import jax.numpy as jnp
+  >>> u = jnp.eye(2)
+  >>> print(anchor_gradients(u, u, loss="dcl", temperature=1.0))
+  [[-1.  1.]
+   [ 1. -1.]]
+
+  Reference: docs/theory.md, section 2.
+  """
+  terms = anchor_terms(u, v, loss=loss, temperature=temperature, labels=labels, negatives=negatives, t=t, gamma=gamma,
+                       positive_in_denominator=positive_in_denominator)
+  u, v = (_arrays.unit_rows(x) for x in _arrays.pair(u, v))
+  g = terms.repulsion[:, None] * terms.negative_mean - terms.attraction[:, None] * v
+  return g - jnp.sum(g * u, axis=-1, keepdims=True) * u if tangent else g

@@ -1,0 +1,73 @@
+"""A band: a measured value between two proved bounds; and what the anchors of a batch share."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from spectral_jax import _arrays
+
+
+class Band(NamedTuple):
+  """`lower <= value <= upper`, squared gradient norms in embedding space."""
+  lower: Any
+  value: Any
+  upper: Any
+
+
+class Shared(NamedTuple):
+  """What all anchors of a batch share: one eigendecomposition of the bank's covariance."""
+  centre: Any       # (d,) mean of the bank
+  centred: Any      # (N, d) bank minus centre
+  directions: Any   # (d, k) leading eigenvectors
+  projections: Any  # (N, k) centred @ directions
+  squares: Any      # (N, k^2) products of the projections
+  top: Any          # greatest eigenvalue
+  following: Any    # eigenvalue k + 1, which bounds what the directions leave
+
+
+def product(a, b):
+  """Matrix product in full precision: a bound is none with the accelerators' default."""
+  return jnp.matmul(a, b, precision=_arrays.HIGHEST)
+
+
+def root(x):
+  """`sqrt(max(x, 0))` with slope 0, not infinity, at 0."""
+  above = x > 0
+  return jnp.where(above, jnp.sqrt(jnp.where(above, x, 1.0)), 0.0)
+
+
+def norm(x):
+  """Euclidean norm of a vector, with slope 0 at 0."""
+  return root(jnp.sum(x * x))
+
+
+def widened(lower, value, upper, size):
+  """A `Band` of squares from norms, widened by what rounding can do to sums of vectors of length `size`.
+
+  Args:
+    lower, value, upper: norms.
+    size: attraction + repulsion, the length before cancellation: errors are relative to it, not to the result.
+  """
+  info = jnp.finfo(value.dtype)
+  slack = 16 * (info.eps * size + float(info.tiny) ** 0.5)  # squares below the least normal number are flushed to 0
+  return Band(jnp.maximum(lower - slack, 0.0) ** 2, value ** 2, (upper + slack) ** 2)
+
+
+def shared(bank, leading):
+  """One eigendecomposition for all anchors.
+
+  An anchor's own covariance leaves some rows out. With N rows in the bank, m of them kept, `Sigma_i <= (N/m) Sigma`
+  as quadratic forms, so that `N/m` times these eigenvalues bounds its own.
+  """
+  count, d = bank.shape
+  centre = jnp.mean(bank, axis=0)
+  centred = bank - centre
+  values, vectors = jnp.linalg.eigh(product(centred.T, centred) / count)
+  values, vectors = values[::-1], vectors[:, ::-1]
+  # Eigenvalues are accurate to a few machine epsilons of the greatest; the bound must not lie below the true one.
+  rounding = 8 * jnp.finfo(bank.dtype).eps * jnp.maximum(values[0], 0.0)
+  k = min(leading, d)
+  following = jnp.maximum(values[k], 0.0) + rounding if k < d else rounding
+  projections = product(centred, vectors[:, :k])
+  squares = (projections[:, :, None] * projections[:, None, :]).reshape(count, k * k)
+  return Shared(centre, centred, vectors[:, :k], projections, squares, values[0] + rounding, following)

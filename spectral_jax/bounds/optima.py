@@ -1,0 +1,56 @@
+"""The losses' exact values at their common minimiser, the aligned simplex."""
+
+import jax.numpy as jnp
+
+from spectral_jax import _arrays
+
+DEFAULT_TEMPERATURE = {"info_nce": 0.1, "nt_xent": 0.5, "dcl": 0.1, "dhel": 0.3, "kcl": None}
+
+
+def optimum(loss, n, d, *, temperature=None, energy="mean", t=2.0, gamma=16.0, kernel=None, align_kernel=None):
+  """The loss at the aligned simplex: `u_i = v_i`, `u_i.u_j = -1/(n-1)`, where all these losses are least.
+
+  With `q = n/((n-1) tau)`: InfoNCE `log(1 + (n-1) e^-q)`; NT-Xent `log(1 + 2(n-1) e^-q)`; DCL `log(2(n-1)) - q`; DHEL
+  `log(n-1) - q` (`energy` anchor or mean) and `2 log(n-1) - (n+1)/((n-1) tau)` (sum); KCL
+  `-2 k_A(0) + 2 gamma k(2n/(n-1))`, the kernels being functions of the squared distance.
+
+  Args:
+    loss: `"info_nce"`, `"nt_xent"`, `"dcl"`, `"dhel"` or `"kcl"`.
+    n: rows of a batch, `2 <= n <= d + 1`.
+    d: dimension.
+    temperature: tau > 0; None takes the loss's own default. KCL has none.
+    energy: DHEL's form, as in `losses.dhel`.
+    t, gamma: KCL's Gaussian kernel `exp(-t r^2)` and weight; defaults as in `losses.kcl`.
+    kernel, align_kernel: other kernels for KCL, as in `losses.kcl`.
+
+  Returns:
+    A scalar array.
+
+  Raises:
+    ValueError: an unknown loss or energy, or n outside `2 <= n <= d + 1`, where no simplex exists.
+
+  >>> print(round(float(optimum("info_nce", 8, 16, temperature=0.3)), 5))
+  0.1442
+
+  References: arXiv 2405.18045; docs/theory.md, section 1.
+  """
+  _arrays.choice("loss", loss, tuple(DEFAULT_TEMPERATURE))
+  _arrays.choice("energy", energy, ("anchor", "mean", "sum"))
+  if not 2 <= n <= d + 1:
+    raise ValueError(f"n must satisfy 2 <= n <= d + 1 for a simplex to exist, got n={n}, d={d}; the minimum is not "
+                     "known in closed form otherwise")
+  if loss == "kcl":
+    kernel = kernel or (lambda x: jnp.exp(-t * x))
+    align_kernel = align_kernel or kernel
+    return -2 * align_kernel(jnp.zeros(())) + 2 * gamma * kernel(jnp.asarray(2.0 * n / (n - 1)))
+  temperature = DEFAULT_TEMPERATURE[loss] if temperature is None else _arrays.positive("temperature", temperature)
+  q = jnp.asarray(n / ((n - 1) * temperature))
+  if loss == "info_nce":
+    return jnp.logaddexp(0.0, jnp.log(n - 1.0) - q)
+  if loss == "nt_xent":
+    return jnp.logaddexp(0.0, jnp.log(2 * (n - 1.0)) - q)
+  if loss == "dcl":
+    return jnp.log(2 * (n - 1.0)) - q
+  if energy == "sum":
+    return 2 * jnp.log(n - 1.0) - (n + 1) / ((n - 1) * temperature)
+  return jnp.log(n - 1.0) - q

@@ -1,0 +1,85 @@
+"""The three terms of a band, each with a meaning: alignment, finite-sample variance, anisotropy.
+
+For one anchor with negatives of mean `mu` and covariance `Sigma`, and weights `w` over its m negatives:
+
+    b    = ||attraction v - repulsion mu||      alignment: the gradient if all negatives weighed the same
+    chi2 = m sum w^2 - 1 = m / m_eff - 1        finite-sample variance of the weights
+    lam  = lambda_max(Sigma)                    anisotropy of the batch
+
+    max{ |g.u|, (b - rho)_+ } <= ||g|| <= min{ b + rho, attraction + repulsion },   rho = repulsion sqrt(lam chi2).
+"""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from spectral_jax import _anchors
+from spectral_jax.bounds.band import norm, product, root, shared, widened
+
+
+class BandTerms(NamedTuple):
+  """The terms of each anchor's band; all `(n,)`."""
+  attraction: Any
+  repulsion: Any
+  alignment: Any   # b
+  variance: Any    # chi2
+  anisotropy: Any  # lam, an upper bound on the anchor's own greatest eigenvalue, tight to 1/m
+  along: Any       # g.u, the component that the tangent form removes
+  value: Any       # ||g||
+
+
+def row_terms(u_i, v_i, attraction, repulsion, weights, mask, common):
+  """`BandTerms` of one anchor; arguments as for `plugin.regression_band`."""
+  count = jnp.maximum(weights.count, 1)
+  omega = (count * weights.w - 1) * mask
+  mean = common.centre + product(mask, common.centred) / count
+  at_mean = repulsion * mean - attraction * v_i
+  g = at_mean + repulsion * product(omega, common.centred) / count
+  top = common.top * common.centred.shape[0] / count
+  return BandTerms(attraction, repulsion, norm(at_mean), jnp.sum(omega * omega) / count, top, jnp.sum(g * u_i), norm(g))
+
+
+def band_terms(u, v, *, loss="info_nce", temperature=0.1, labels=None, negatives=None, t=2.0, gamma=16.0,
+               positive_in_denominator=False):
+  """The three terms of every anchor's band: alignment, finite-sample variance and anisotropy.
+
+  Args: as for `gradients.anchor_terms`.
+
+  Returns:
+    `BandTerms`, each entry `(n,)`.
+
+  >>> import jax.numpy as jnp
+  >>> terms = band_terms(jnp.eye(4), jnp.eye(4), loss="dhel", temperature=1.0)
+  >>> bool((terms.variance < 1e-12).all())  # orthogonal negatives weigh the same
+  True
+
+  Reference: docs/theory.md, section 3.
+  """
+  p = _anchors.problem(u, v, loss=loss, temperature=temperature, labels=labels, negatives=negatives, t=t, gamma=gamma)
+  common = shared(p.bank, 0)
+  return map_rows(row_terms, p, common, loss, positive_in_denominator)
+
+
+def map_rows(function, p, common, loss, positive_in_denominator):
+  """`function(u_i, v_i, attraction, repulsion, weights, mask, common)` for every anchor."""
+  def row(u_i, v_i, own):
+    kept = p.owner != own
+    weights = _anchors.row_weights(_anchors.cosines(p.bank, u_i), kept, p.scale)
+    strengths = _anchors.strengths(loss, jnp.sum(u_i * v_i), weights, p.scale, p.gamma, positive_in_denominator)
+    return function(u_i, v_i, *strengths, weights, kept.astype(p.u.dtype), common)
+  return _anchors.map_anchors(row, p)
+
+
+def three_term_band(terms, anisotropy=None):
+  """The band that the three terms make; another bound on the greatest eigenvalue may replace `terms.anisotropy`.
+
+  >>> import jax.numpy as jnp
+  >>> band = three_term_band(band_terms(jnp.eye(4), jnp.eye(4), temperature=1.0))
+  >>> bool(jnp.all(band.lower <= band.value) and jnp.all(band.value <= band.upper))
+  True
+  """
+  anisotropy = terms.anisotropy if anisotropy is None else anisotropy
+  rho = terms.repulsion * root(anisotropy * terms.variance)
+  size = terms.attraction + terms.repulsion
+  lower = jnp.maximum(jnp.abs(terms.along), terms.alignment - rho)
+  return widened(lower, terms.value, jnp.minimum(terms.alignment + rho, size), size)
