@@ -11,7 +11,8 @@ and, centred, with n = k + 1 and `m' = m + x`,
     ||Sigma||_F^2 = F'/n^2 - 2 m'^T C' m'/n^3 + ||m'||^4/n^4        PR = tr^2 / ||Sigma||_F^2
     ||m'||^2 = ||m||^2 + 2 x.m + s        m'^T C' m' = m^T C m + 2 x^T C m + x^T C x + (x.m + s)^2
 
-so three products with each row, `x^T C x`, `x.m` and `x^T C m`, decide every objective.
+(two rows always span one direction about their mean: a second element is judged uncentred). So three products with each
+row, `x^T C x`, `x.m` and `x^T C m`, decide every objective.
 """
 
 from typing import NamedTuple
@@ -79,8 +80,10 @@ def rank_with(moments, to, *, center):
     image = jnp.dot(moments.second, moments.first, precision=HIGHEST)
     mean_square = moments.first @ moments.first + 2 * to.along + to.square
     form = moments.first @ image + 2 * to.cross + to.quadratic + (to.along + to.square) ** 2
-    trace = trace / n - mean_square / n**2
-    frobenius = frobenius / n**2 - 2 * form / n**3 + mean_square**2 / n**4
+    centred = n > 2
+    trace = jnp.where(centred, trace / n - mean_square / n**2, trace)
+    spread = frobenius / n**2 - 2 * form / n**3 + mean_square**2 / n**4
+    frobenius = jnp.where(centred, spread, frobenius)
   spread = frobenius > 0
   return jnp.where(spread, trace**2 / jnp.where(spread, frobenius, 1.0), 0.0)
 

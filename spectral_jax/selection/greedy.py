@@ -33,7 +33,7 @@ def greedy_batch(key, embeddings, batch_size, *, candidates=64, objective="max",
     candidates: examples looked at for each element, at most `m - batch_size + 1`; 64 as in the paper's Greedy-64.
     objective: "max", "min" or "target".
     target: fraction in (0, 1] of the highest possible effective rank, for `objective="target"`; otherwise not used.
-    center: take the batch's mean out first: the participation ratio of its covariance.
+    center: take the batch's mean out first: the participation ratio of its covariance (from the third element on).
 
   Returns:
     `(batch_size,)` int32 indices into `embeddings`, in the order they were taken.

@@ -46,17 +46,17 @@ def pool_batch(key, embeddings, batch_size, *, pools=16, policy="P3", target=Non
   _checks.count("pools", pools)
   choice("policy", policy, POLICIES)
   _checks.check_target(target)
-  return _best_pool(key, bank, target, batch_size, pools, policy, center)
+  batches, ranks, empty = _pools(key, bank, batch_size, pools, center)
+  costs = pool_costs(ranks, policy, target, min(batch_size, bank.shape[1]))
+  return batches[jnp.argmin(jnp.where(empty == jnp.min(empty), costs, jnp.inf))]
 
 
-@partial(jax.jit, static_argnums=(3, 4, 5, 6))
-def _best_pool(key, bank, target, batch_size, pools, policy, center):
+@partial(jax.jit, static_argnums=(2, 3, 4))
+def _pools(key, bank, batch_size, pools, center):
+  """Random batches `(pools, batch_size)`, their ranks, and how many of their rows have no direction."""
   keys = jax.random.split(key, pools)
   batches = jax.vmap(lambda one: distinct(one, batch_size, bank.shape[0]))(keys)
-  ranks, empty = jax.lax.map(lambda batch: _rank(bank[batch], center), batches)
-  most = min(batch_size, bank.shape[1])
-  costs = jnp.where(empty == jnp.min(empty), pool_costs(ranks, policy, target, most), jnp.inf)
-  return batches[jnp.argmin(costs)]
+  return batches, *jax.lax.map(lambda batch: _rank(bank[batch], center), batches)
 
 
 def _rank(rows, center):
