@@ -20,7 +20,6 @@ class Shared(NamedTuple):
   centred: Any      # (N, d) bank minus centre
   directions: Any   # (d, k) leading eigenvectors
   projections: Any  # (N, k) centred @ directions
-  squares: Any      # (N, k^2) products of the projections
   top: Any          # greatest eigenvalue
   following: Any    # eigenvalue k + 1, which bounds what the directions leave
 
@@ -69,5 +68,4 @@ def shared(bank, leading):
   k = min(leading, d)
   following = jnp.maximum(values[k], 0.0) + rounding if k < d else rounding
   projections = product(centred, vectors[:, :k])
-  squares = (projections[:, :, None] * projections[:, None, :]).reshape(count, k * k)
-  return Shared(centre, centred, vectors[:, :k], projections, squares, values[0] + rounding, following)
+  return Shared(centre, centred, vectors[:, :k], projections, values[0] + rounding, following)

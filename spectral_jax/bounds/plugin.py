@@ -10,8 +10,6 @@ import jax.numpy as jnp
 
 from spectral_jax.bounds.band import norm, product, root
 
-RIDGE = 1e-6  # keeps the small system solvable; the bound holds for any coefficients, so this costs no rigour
-
 
 def completing(u_i, directions):
   """The unit vector that completes the directions to a basis of `F`, zero where u lies in their span."""
@@ -25,27 +23,26 @@ def completing(u_i, directions):
 def regressed(omega, mask, count, anchor, common):
   """What the projections explain of `omega`, `(N,)`, and the mean square of what they leave.
 
+  One coefficient at a time: the projections on eigenvectors and on what completes them are uncorrelated over the
+  whole bank, and leaving a few rows out changes that little. The bound holds for any coefficients.
+
   Args:
     omega: `(N,)` `m w_j - 1` on the kept rows, else 0.
     mask: `(N,)` 1 where kept, else 0.
     anchor: `(N,)` projections of the bank on the completing vector.
   """
-  k = common.projections.shape[1]
+  tiny = 64 * jnp.finfo(omega.dtype).eps * common.top  # directions without spread explain nothing
+
+  def slope(covariance, variance):
+    usable = variance > tiny
+    return jnp.where(usable, covariance / jnp.where(usable, variance, 1.0), 0.0)
+
   means = product(mask, common.projections) / count
-  second = product(mask, common.squares).reshape(k, k) / count - jnp.outer(means, means)
+  variances = product(mask, common.projections ** 2) / count - means ** 2
+  slopes = slope(product(omega, common.projections) / count, variances)
   deviation = (anchor - jnp.sum(mask * anchor) / count) * mask
-  cross = product(deviation, common.projections) / count
-  spread = jnp.sum(deviation * deviation) / count
-  gram = jnp.block([[second, cross[:, None]], [cross[None, :], spread[None, None]]])
-  target = jnp.append(product(omega, common.projections), jnp.sum(omega * deviation)) / count
-  # Standardised, so that the ridge means the same for every direction; one without spread explains nothing.
-  variances = jnp.diagonal(gram)
-  usable = variances > 64 * jnp.finfo(omega.dtype).eps * common.top
-  inverse = jnp.where(usable, 1 / jnp.sqrt(jnp.where(usable, variances, 1.0)), 0.0)
-  system = gram * jnp.outer(inverse, inverse) + jnp.diag(RIDGE + jnp.where(usable, 0.0, 1.0).astype(gram.dtype))
-  coefficients = inverse * jnp.linalg.solve(system, inverse * target)
-  fitted = (product(common.projections, coefficients[:k]) - jnp.sum(means * coefficients[:k])) * mask
-  fitted = fitted + coefficients[k] * deviation
+  last = slope(jnp.sum(omega * deviation) / count, jnp.sum(deviation * deviation) / count)
+  fitted = (product(common.projections, slopes) - jnp.sum(means * slopes)) * mask + last * deviation
   return fitted, jnp.sum((omega - fitted) ** 2) / count
 
 
