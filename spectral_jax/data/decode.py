@@ -2,13 +2,15 @@
 
 import concurrent.futures
 import io
+import itertools
 import os
 
 import numpy as np
 
 # Pillow lets go of the interpreter's lock while it decodes, so threads use all cores.
 THREADS = min(32, (os.cpu_count() or 1) + 1)
-CHUNK = 256
+# Images that a thread takes at a time.
+PORTION = 64
 # What Pillow raises at a broken file; its UnidentifiedImageError is an OSError.
 BROKEN = (OSError, ValueError, SyntaxError, EOFError)
 
@@ -60,8 +62,14 @@ def inspect(blob, *, whole=False):
 
 def decode(blob, size, channels):
   """One image as uint8 `(size, size, channels)`: the largest middle square, resized (bilinear) if it is not that size."""
-  image = open_image(blob).convert("L" if channels == 1 else "RGB")
-  return _fit(image, size).reshape(size, size, channels)
+  return _decode(blob, size, channels)[0]
+
+
+def _decode(blob, size, channels):
+  """The decoded image, and how many channels it came with."""
+  image = open_image(blob)
+  found = channels_of(image.mode)
+  return _fit(image.convert("L" if channels == 1 else "RGB"), size).reshape(size, size, channels), found
 
 
 def resize(array, size):
@@ -75,12 +83,13 @@ def _fit(image, size):
   if image.size != (size, size):
     side = min(image.size)
     left, top = (image.size[0] - side) // 2, (image.size[1] - side) // 2
-    image = image.resize((size, size), pillow().Resampling.BILINEAR, box=(left, top, left + side, top + side))
+    # Cut first: Pillow's own `box` lets pixels outside it into the filter.
+    image = image.crop((left, top, left + side, top + side)).resize((size, size), pillow().Resampling.BILINEAR)
   return np.asarray(image)
 
 
 def decode_all(blobs, describe, *, size, channels=None, on_undecodable="error"):
-  """Decodes an iterable of encoded images, a chunk at a time so that only the decoded ones pile up.
+  """Decodes an iterable of encoded images, a few at a time so that only the decoded ones pile up.
 
   Args:
     blobs: iterable of bytes.
@@ -95,15 +104,19 @@ def decode_all(blobs, describe, *, size, channels=None, on_undecodable="error"):
   depth = channels or 3
   images, kept, grey = [], [], channels is None
 
-  def attempt(blob):
-    try:
-      return decode(blob, size, depth), channels_of(open_image(blob).mode)
-    except BROKEN as error:
-      return error
+  def attempt(blobs):
+    results = []
+    for blob in blobs:
+      try:
+        results.append(_decode(blob, size, depth))
+      except BROKEN as error:
+        results.append(error)
+    return results
 
   with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
-    for chunk in _chunks(blobs, CHUNK):
-      for result in pool.map(attempt, chunk):
+    for chunk in _chunks(blobs, THREADS * PORTION):
+      portions = pool.map(attempt, _chunks(chunk, PORTION))
+      for result in itertools.chain.from_iterable(portions):
         failed = isinstance(result, Exception)
         if failed and on_undecodable == "error":
           raise Undecodable(describe(len(kept)), result) from result

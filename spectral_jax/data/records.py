@@ -69,14 +69,17 @@ def _collect(records, image, label, skip, where):
 
 
 def _scan_tfrecords(instructions):
-  import tensorflow as tf
   for shard, instruction in enumerate(instructions):
-    offset = 0
-    records = tf.data.TFRecordDataset(str(instruction.filename), buffer_size=2**24).take(instruction.skip + instruction.take)
-    for i, record in enumerate(records.as_numpy_iterator()):
-      if i >= instruction.skip:
-        yield shard, offset + HEADER, record
-      offset += HEADER + len(record) + FOOTER
+    with open(instruction.filename, "rb", buffering=2**20) as file:
+      for i in range(instruction.skip + instruction.take):
+        length = int.from_bytes(file.read(HEADER)[:8], "little")
+        offset = file.tell()
+        record = file.read(length)
+        file.seek(FOOTER, os.SEEK_CUR)
+        if len(record) != length or length == 0:
+          raise ValueError(f"{instruction.filename} ends inside record {i}; the file is cut short or damaged, prepare it again")
+        if i >= instruction.skip:
+          yield shard, offset, record
 
 
 def _pread(files, found, i):

@@ -135,18 +135,22 @@ def _cropper(tf, size, channels):
     image = tf.image.resize(image, (size, size), method="bilinear", antialias=True)
     return tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)
 
-  def from_jpeg(blob, boxes):
-    return tf.stack([resize(tf.image.decode_and_crop_jpeg(blob, boxes[i], **accurate)) for i in range(boxes.shape[0])])
+  def from_jpeg(blob, around):
+    return tf.image.decode_and_crop_jpeg(blob, around, **accurate)
 
-  def from_other(blob, boxes):
+  def from_other(blob, around):
     image = tf.io.decode_image(blob, channels=channels, expand_animations=False)
     image.set_shape((None, None, channels))
-    return tf.stack([resize(tf.image.crop_to_bounding_box(image, *tf.unstack(boxes[i]))) for i in range(boxes.shape[0])])
+    return tf.image.crop_to_bounding_box(image, *tf.unstack(around))
 
   def crop(blob, boxes):
-    images = tf.cond(tf.io.is_jpeg(blob), lambda: from_jpeg(blob, boxes), lambda: from_other(blob, boxes))
-    images.set_shape((boxes.shape[0], size, size, channels))
-    return images
+    # Decoded once for all views: the rectangle around their boxes, which are then cut from it.
+    corner = tf.reduce_min(boxes[:, :2], axis=0)
+    around = tf.concat([corner, tf.reduce_max(boxes[:, :2] + boxes[:, 2:], axis=0) - corner], axis=0)
+    image = tf.cond(tf.io.is_jpeg(blob), lambda: from_jpeg(blob, around), lambda: from_other(blob, around))
+    places = tf.concat([boxes[:, :2] - corner, boxes[:, 2:]], axis=1)
+    images = [resize(tf.image.crop_to_bounding_box(image, *tf.unstack(place))) for place in tf.unstack(places)]
+    return tf.ensure_shape(tf.stack(images), (boxes.shape[0], size, size, channels))
 
   return crop
 
