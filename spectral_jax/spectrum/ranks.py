@@ -21,10 +21,14 @@ def centre(z):
 
 
 def rescale(z):
-  """Divides by the largest entry, held constant, so that squares neither overflow nor vanish; also returns it."""
-  largest = lax.stop_gradient(jnp.max(jnp.abs(z)))
-  largest = jnp.where(largest > 0, largest, 1.0)
-  return z / largest, largest
+  """`(z / f, f)` with f a power of two near the largest entry: squares then neither overflow nor vanish.
+
+  Dividing by a power of two is exact, so that rows that are equal stay equal however the compiler fuses it.
+  """
+  exponent = jnp.frexp(lax.stop_gradient(jnp.max(jnp.abs(z))))[1]
+  limit = -jnp.finfo(z.dtype).minexp - 1  # beyond it the reciprocal would be flushed to zero
+  exponent = jnp.clip(exponent, -limit, limit)
+  return z * jnp.ldexp(jnp.ones((), z.dtype), -exponent), jnp.ldexp(jnp.ones((), z.dtype), exponent)
 
 
 def eigenvalues(z, *, center=False):
@@ -49,14 +53,15 @@ def eigenvalues(z, *, center=False):
   [2.  0.5]
   """
   z = _arrays.matrix("z", z)
-  scaled, largest = rescale(centre(rescale(z)[0]) if center else z)
+  scaled, factor = rescale(z)
   if center:
-    largest = largest * rescale(z)[1]
+    scaled, second = rescale(centre(scaled))
+    factor = factor * second
   n, d = z.shape
   wide = scaled if d <= n else scaled.T
   gram = jnp.matmul(wide.T, wide, precision=_arrays.HIGHEST) / n
   values = jnp.maximum(jnp.linalg.eigvalsh(gram)[::-1], 0.0)
-  return jnp.minimum(values * largest * largest, jnp.finfo(z.dtype).max)
+  return jnp.minimum(values * factor * factor, jnp.finfo(z.dtype).max)
 
 
 def effective_ranks(z, *, center=False):
