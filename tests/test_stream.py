@@ -1,0 +1,124 @@
+"""Streaming: by index, in order, repeatable, the right pixels."""
+
+import ml_collections
+import numpy as np
+import pytest
+from PIL import Image
+
+from spectral_jax.augment.crop import DRAWS, box
+from spectral_jax.data import open_dataset
+from spectral_jax.data.decode import Undecodable
+from spectral_jax.data.stream import host_columns, uniform_draws
+
+pytest.importorskip("tensorflow")
+
+SIZES = [(40, 30), (33, 47), (24, 24), (64, 20)]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+  """Two classes of four photographs-like JPEG and PNG images each, of different sizes."""
+  root = tmp_path_factory.mktemp("images")
+  for part in ("train", "test"):
+    for label, name in enumerate(["cat", "dog"]):
+      (root / part / name).mkdir(parents=True)
+      for i, (height, width) in enumerate(SIZES):
+        y, x = np.mgrid[:height, :width]
+        image = np.stack([127 + 120 * np.sin((x + i) / 9 + label), 4 * y % 256, (x + y + 40 * i) % 256], -1).astype(np.uint8)
+        Image.fromarray(image).save(root / part / name / f"{i}.{'png' if i == 3 else 'jpg'}", **({} if i == 3 else {"quality": 95}))
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("SPECTRAL_JAX_CACHE", str(tmp_path_factory.mktemp("cache")))
+    yield open_dataset(ml_collections.ConfigDict(dict(
+        name="folder", data_dir=str(root), image_size=16, path="stream", test_fraction=0.2, classes="",
+        on_undecodable="error"))).train
+
+
+TABLE = np.array([[3, 0, 7], [1, 6, 2]], np.int32)
+
+
+def test_batches_follow_the_table(data):
+  batches = list(data.stream(TABLE, image_size=12, seed=1))
+  assert len(batches) == 2
+  for row, batch in zip(TABLE, batches):
+    np.testing.assert_array_equal(batch["index"], row)
+    np.testing.assert_array_equal(batch["labels"], (row >= 4).astype(np.int32))
+    assert batch["images"].shape == (2, 3, 12, 12, 3) and batch["images"].dtype == np.uint8
+  assert not np.array_equal(batches[0]["images"][0], batches[0]["images"][1])
+
+
+def test_a_crop_depends_on_seed_step_index_and_view_alone(data):
+  whole = [batch["images"] for batch in data.stream(TABLE, seed=1)]
+  resumed = next(iter(data.stream(TABLE[1:], seed=1, start_step=1)))["images"]
+  np.testing.assert_array_equal(whole[1], resumed)
+  alone = next(iter(data.stream(TABLE[1:, 1:2], seed=1, start_step=1)))["images"]
+  np.testing.assert_array_equal(whole[1][:, 1:2], alone)
+  for other in (dict(seed=2, start_step=1), dict(seed=1, start_step=2)):
+    assert not np.array_equal(resumed, next(iter(data.stream(TABLE[1:], **other)))["images"])
+
+
+def test_crops_show_their_boxes(data):
+  """Against Pillow: decode the whole image, cut the box, resize with the same filter."""
+  batch = next(iter(data.stream(TABLE[:1], image_size=12, seed=5, crop_scale=(0.3, 0.6))))
+  for i, index in enumerate(TABLE[0]):
+    with Image.open(data.encoded.describe(index)) as file:
+      image = file.convert("RGB")
+    for view in range(2):
+      uniforms = uniform_draws(5, 0, TABLE[0], 2)[i, view]
+      top, left, height, width = box(uniforms, image.height, image.width, (0.3, 0.6), xp=np)
+      expected = image.crop((left, top, left + width, top + height)).resize((12, 12), Image.Resampling.BILINEAR)
+      # Both filters are the same triangle; they round differently.
+      np.testing.assert_allclose(batch["images"][view, i].astype(int), np.asarray(expected).astype(int), atol=2)
+
+
+def test_whole_images_are_those_of_the_resident_path(data):
+  batches = list(data.stream([[0, 1, 2], [3, 4, 5], [6, 7]], train=False, views=1))
+  assert [len(batch["index"]) for batch in batches] == [3, 3, 2]
+  streamed = np.concatenate([batch["images"][0] for batch in batches])
+  np.testing.assert_allclose(streamed.astype(int), data.images().astype(int), atol=2)
+
+
+def test_a_broken_image_is_named(data, tmp_path):
+  for name in "ab":
+    (tmp_path / name).mkdir()
+    for i in range(3):
+      Image.effect_noise((64, 64), 50).save(tmp_path / name / f"{i}.jpg")
+  bad = tmp_path / "b" / "1.jpg"
+  bad.write_bytes(bad.read_bytes()[:500])
+  split = open_dataset(ml_collections.ConfigDict(dict(
+      name="folder", data_dir=str(tmp_path), image_size=16, path="stream", test_fraction=0.3, classes="",
+      on_undecodable="error")))
+  parts = [part for part in (split.train, split.test)
+           if str(bad) in [part.encoded.describe(i) for i in range(part.size)]]
+  with pytest.raises(Undecodable, match=f"cannot decode {bad}.*on_undecodable=skip"):
+    list(parts[0].stream(np.arange(parts[0].size)[:, None]))
+
+
+def test_wrong_indices_are_refused(data):
+  with pytest.raises(ValueError, match="indices from 0 to 7, got 0 to 8"):
+    data.stream([[0, 8]])
+  with pytest.raises(ValueError, match="rows of one length"):
+    data.stream([[0], [1, 2]])
+  digits = open_dataset(ml_collections.ConfigDict(dict(
+      name="digits", data_dir="", image_size=8, path="auto", test_fraction=0.2, classes="", on_undecodable="error")))
+  with pytest.raises(ValueError, match="config.data.path='stream'"):
+    digits.train.stream([[0]])
+
+
+def test_draws_are_uniform_and_independent():
+  draws = uniform_draws(0, 3, np.arange(4000), 2)
+  assert draws.shape == (4000, 2, DRAWS) and 0 <= draws.min() and draws.max() < 1
+  counts = np.histogram(draws, 16, (0, 1))[0] / draws.size
+  np.testing.assert_allclose(counts, 1 / 16, rtol=0.03)
+  correlation = np.corrcoef(draws.reshape(4000, -1).T)
+  assert np.abs(correlation - np.eye(2 * DRAWS)).max() < 0.08
+  # Neighbouring seeds and steps share nothing.
+  for other in (uniform_draws(1, 3, np.arange(4000), 2), uniform_draws(0, 4, np.arange(4000), 2)):
+    assert abs(np.corrcoef(draws.ravel(), other.ravel())[0, 1]) < 0.02
+
+
+def test_hosts_share_a_batch():
+  table = np.arange(24).reshape(3, 8)
+  parts = [host_columns(table, i, 4) for i in range(4)]
+  np.testing.assert_array_equal(np.concatenate(parts, axis=1), table)
+  with pytest.raises(ValueError, match="multiple of 3"):
+    host_columns(table, 0, 3)
