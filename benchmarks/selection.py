@@ -1,0 +1,240 @@
+"""Measures batch selection and writes the table into docs/performance.md.
+
+  python benchmarks/selection.py [--repeats=7] [--no-write]
+
+One run measures everything, so that the rows compare. Times are medians of wall time after a first call that compiles.
+Needs the `bench` extra for apricot-select; without it that row says so.
+"""
+
+import argparse
+import datetime
+import functools
+import os
+import pathlib
+import platform
+import statistics
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from spectral_jax import selection  # noqa: E402  (the script runs from a checkout, installed or not)
+from spectral_jax.spectrum import effective_rank  # noqa: E402
+
+PAGE = ROOT / "docs" / "performance.md"
+MARKS = ("<!-- selection:begin -->", "<!-- selection:end -->")
+M, D, BATCH, CANDIDATES, TOGETHER = 50_000, 128, 256, 64, 16
+# The bank of 1.3 million and batches of 4,096 that memory must stay linear for.
+LARGE = (325_000, 650_000, 1_300_000)
+LARGE_BATCH = 4096
+
+
+def bank_of(m, d=D):
+  """Unit rows in 100 clusters with a decaying spectrum, as embeddings have."""
+  keys = jax.random.split(jax.random.key(0), 3)
+  decay = jnp.exp(-jnp.arange(d) / 30)
+  centres = jax.random.normal(keys[0], (100, d)) * decay
+  rows = centres[jax.random.randint(keys[1], (m,), 0, 100)] + 0.5 * decay * jax.random.normal(keys[2], (m, d))
+  return jax.block_until_ready(rows / jnp.linalg.norm(rows, axis=1, keepdims=True))
+
+
+def median_seconds(call, repeats):
+  """Median wall time after one call that warms up; and that call's result."""
+  result = jax.block_until_ready(call())
+  times = []
+  for _ in range(repeats):
+    started = time.perf_counter()
+    jax.block_until_ready(call())
+    times.append(time.perf_counter() - started)
+  return statistics.median(times), result
+
+
+def draw_candidates(m, seed=0):
+  """A pool for each step. The naive greedy is given its candidates: their drawing costs it nothing."""
+  rng = np.random.default_rng(seed)
+  return [rng.choice(m, CANDIDATES, replace=False) for _ in range(BATCH)]
+
+
+def numpy_naive(rows, drawn):
+  """Greedy-m as it is defined: the participation ratio of the batch with each candidate, from its second moments."""
+  taken = [int(drawn[0][0])]
+  for looked_at in drawn[1:]:
+    ranks = []
+    for i in looked_at:
+      batch = rows[[*taken, i]]
+      moment = batch.T @ batch
+      ranks.append(0.0 if i in taken else np.trace(moment) ** 2 / np.sum(moment * moment))
+    taken.append(int(looked_at[int(np.argmax(ranks))]))
+  return np.array(taken)
+
+
+def numpy_updates(rows, drawn):
+  """The same batch with the rank-one updates that the library uses, all candidates of a step at once."""
+  taken = [int(drawn[0][0])]
+  moment = np.outer(rows[taken[0]], rows[taken[0]])
+  for looked_at in drawn[1:]:
+    some = rows[looked_at]
+    costs = np.sum((some @ moment) * some, axis=1)
+    costs[np.isin(looked_at, taken)] = np.inf
+    taken.append(int(looked_at[int(np.argmin(costs))]))
+    moment += np.outer(rows[taken[-1]], rows[taken[-1]])
+  return np.array(taken)
+
+
+def numpy_fast_dpp(rows, ridge=1e-3):
+  """Fast greedy MAP of a determinantal point process (Chen, Zhang and Zhou 2018, algorithm 1), kernel rows on demand."""
+  gains = np.sum(rows * rows, axis=1) + ridge
+  factors = np.zeros((BATCH, len(rows)), rows.dtype)
+  taken = [0]
+  for k in range(BATCH - 1):
+    last = taken[-1]
+    kernel = rows @ rows[last]
+    kernel[last] += ridge
+    factors[k] = (kernel - factors[:k, last] @ factors[:k]) / np.sqrt(gains[last])
+    gains -= factors[k] ** 2
+    gains[last] = -np.inf
+    taken.append(int(np.argmax(gains)))
+  return np.array(taken)
+
+
+def apricot_features(rows):
+  """apricot-select's lazy greedy on a feature-based function; facility location would need an m x m matrix here."""
+  try:
+    from apricot import FeatureBasedSelection
+  except ImportError:
+    return None
+  features = np.asarray(rows, np.float64) ** 2
+  return lambda: FeatureBasedSelection(BATCH, concave_func="sqrt", optimizer="lazy").fit(features).ranking
+
+
+def one_batch_rows(bank, repeats):
+  """`(name, seconds a batch, effective rank)` of every way to choose 256 of 50,000."""
+  rows = np.asarray(bank)
+  keys = jax.random.split(jax.random.key(1), TOGETHER)
+  together = jax.jit(jax.vmap(lambda key, bank: selection.greedy_batch(key, bank, BATCH, candidates=CANDIDATES), (0, None)))
+  rank = lambda chosen: float(effective_rank(bank[jnp.asarray(chosen)], kind="participation"))
+
+  seconds, chosen = median_seconds(lambda: together(keys, bank), repeats)
+  yield f"`greedy_batch`, {CANDIDATES} candidates, {TOGETHER} built together", seconds / TOGETHER, rank(chosen[0])
+  bare = {"random_batch": selection.random_batch, "greedy_batch": selection.greedy_batch,
+          "pool_batch": selection.pool_batch, "log_det_batch": selection.log_det_batch,
+          "hard_batch": selection.hard_batch}
+  # Jitted as in training: the check for rows that are not finite reads the whole bank.
+  for name, rule in bare.items():
+    one = jax.jit(functools.partial(lambda rule, key, bank: rule(key, bank, BATCH), rule))
+    seconds, chosen = median_seconds(lambda: one(keys[0], bank), repeats)
+    yield f"`{name}`, one alone", seconds, rank(chosen)
+  drawn = draw_candidates(M)
+  for name, slow, count in (("NumPy: greedy from the definition, the same candidates", numpy_naive, 1),
+                            ("NumPy: greedy with rank-one updates, the same candidates", numpy_updates, repeats)):
+    seconds, chosen = median_seconds(lambda: slow(rows, drawn), count)
+    yield name, seconds, rank(chosen)
+  seconds, chosen = median_seconds(lambda: numpy_fast_dpp(rows), 3)
+  yield "NumPy: fast greedy DPP (Chen et al. 2018)", seconds, rank(chosen)
+  apricot = apricot_features(rows)
+  if apricot is None:
+    yield "apricot-select: not installed", None, None
+  else:
+    seconds, chosen = median_seconds(apricot, 3)
+    yield "apricot-select, feature-based, lazy greedy", seconds, rank(chosen)
+
+
+def epoch_rows(bank, repeats):
+  """`(name, seconds an epoch, lowest, mean and highest rank)` of 195 batches of 256 from 50,000."""
+  settings = [("random", {"rule": "random"}), ("greedy, balanced", {}), ("greedy, balanced, all candidates", {"candidates": None}),
+              ("greedy, oversampled", {"coverage": "oversampled"}), ("greedy, independent", {"coverage": "independent"}),
+              ("pool, independent", {"rule": "pool", "coverage": "independent"}),
+              ("log_det, balanced", {"rule": "log_det"}), ("hard, balanced", {"rule": "hard"})]
+  for name, options in settings:
+    build = jax.jit(lambda key, bank: selection.epoch_batches(key, bank, BATCH, **options))
+    seconds, batches = median_seconds(lambda: build(jax.random.key(2), bank), min(repeats, 3))
+    ranks = jax.lax.map(lambda batch: effective_rank(bank[batch], kind="participation"), batches)
+    yield name, seconds, float(ranks.min()), float(ranks.mean()), float(ranks.max())
+
+
+def memory_rows():
+  """`(m, bytes of the bank, temporaries of 16 batches, temporaries of an epoch)` from the compiler."""
+  keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), TOGETHER))
+  for m in LARGE:
+    bank = jax.ShapeDtypeStruct((m, D), jnp.float32)
+    together = jax.vmap(lambda key, bank: selection.greedy_batch(key, bank, LARGE_BATCH), (0, None))
+    epoch = lambda keys, bank: selection.epoch_batches(keys[0], bank, LARGE_BATCH)
+    sizes = [jax.jit(f).lower(keys, bank).compile().memory_analysis().temp_size_in_bytes for f in (together, epoch)]
+    yield m, m * D * 4, *sizes
+
+
+def large_seconds():
+  """Seconds a batch of 4,096 from 1.3 million rows, 16 built together: run once after compiling."""
+  bank = jax.block_until_ready(jax.random.normal(jax.random.key(3), (LARGE[-1], D)))
+  keys = jax.random.split(jax.random.key(4), TOGETHER)
+  build = jax.jit(jax.vmap(lambda key, bank: selection.greedy_batch(key, bank, LARGE_BATCH), (0, None)))
+  seconds, chosen = median_seconds(lambda: build(keys, bank), 1)
+  assert all(len(set(row)) == LARGE_BATCH for row in np.asarray(chosen).tolist())
+  return seconds / TOGETHER
+
+
+def table(repeats):
+  bank = bank_of(M)
+  lines = [f"`python benchmarks/selection.py`, {datetime.date.today()}: {_machine()}; medians of {repeats} calls (1 to 3 for slow "
+           "ones) after one that compiles. Synthetic unit rows in 100 clusters.", "",
+           f"One batch: {BATCH} of {M:,} rows, d={D}.", "",
+           "| rule | ms a batch | times the first row | effective rank |", "|---|---:|---:|---:|"]
+  first = None
+  for name, seconds, rank in one_batch_rows(bank, repeats):
+    print(name, seconds, rank, flush=True)
+    if seconds is None:
+      lines.append(f"| {name} | | | |")
+      continue
+    first = first or seconds
+    lines.append(f"| {name} | {seconds * 1e3:,.2f} | {seconds / first:.1f} | {rank:.1f} |")
+  lines += ["", f"An epoch: {M // BATCH} batches of {BATCH} from {M:,} rows by `epoch_batches`, one jitted call.", "",
+            "| rule and coverage | seconds | lowest rank | mean rank | highest rank |", "|---|---:|---:|---:|---:|"]
+  for name, seconds, *ranks in epoch_rows(bank, repeats):
+    print(name, seconds, ranks, flush=True)
+    lines.append(f"| {name} | {seconds:.3f} | " + " | ".join(f"{rank:.1f}" for rank in ranks) + " |")
+  lines += ["", f"Memory besides the bank, batches of {LARGE_BATCH:,}, d={D}, float32 (`memory_analysis` of the compiled function).", "",
+            "| rows | bank, MB | 16 greedy batches together, MB | balanced greedy epoch, MB |", "|---:|---:|---:|---:|"]
+  for m, *sizes in memory_rows():
+    print(m, sizes, flush=True)
+    lines.append(f"| {m:,} | " + " | ".join(f"{size / 1e6:,.0f}" for size in sizes) + " |")
+  lines += ["", f"Run, not only compiled: {LARGE_BATCH:,} of {LARGE[-1]:,} rows, 16 batches together, {large_seconds():.2f} s a batch."]
+  return "\n".join(lines)
+
+
+def _machine():
+  devices = jax.devices()
+  kind = "CPU" if devices[0].platform == "cpu" else devices[0].device_kind
+  return f"{kind}, {platform.machine()}, {len(os.sched_getaffinity(0))} cores, jax {jax.__version__}, numpy {np.__version__}"
+
+
+def write(text):
+  """Replaces what lies between the marks in docs/performance.md, or adds the section."""
+  page = PAGE.read_text() if PAGE.exists() else "# Performance\n\nWritten by the scripts in `benchmarks/`.\n"
+  section = f"{MARKS[0]}\n{text}\n{MARKS[1]}"
+  if MARKS[0] in page:
+    before, rest = page.split(MARKS[0], 1)
+    page = before + section + rest.split(MARKS[1], 1)[1]
+  else:
+    page = f"{page.rstrip()}\n\n## Batch selection\n\n{section}\n"
+  PAGE.parent.mkdir(exist_ok=True)
+  PAGE.write_text(page)
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--repeats", type=int, default=7)
+  parser.add_argument("--no-write", action="store_true", help="print the table only")
+  options = parser.parse_args()
+  text = table(options.repeats)
+  print(text)
+  if not options.no_write:
+    write(text)
+
+
+if __name__ == "__main__":
+  main()
