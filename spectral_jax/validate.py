@@ -1,0 +1,206 @@
+"""The bounds, checked on synthetic batches: `python -m spectral_jax.validate [--workdir=DIR] [--anchors=N]`.
+
+Sixteen settings of batch size, dimension, temperature and anisotropy: are the gradients inside their bands, and how
+tight are these; the 1/tau^2 law; the effective-rank form beside the eigenvalue form; a picture. Seconds on a CPU.
+"""
+
+import argparse
+import functools
+import itertools
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spectral_jax import bounds, gradients, spectrum
+from spectral_jax._anchors import LOSSES
+
+SIZES, DIMENSIONS, TEMPERATURES, ANISOTROPIES = (32, 256), (16, 128), (0.1, 0.5), (0.0, 1.0)
+SEEDS, NOISE = 4, 0.5
+FORMS = ("regression", "eigenvalue", "effective rank", "a priori", "batch")
+LAW_TEMPERATURES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+
+
+def synthetic_batch(key, n, d, *, anisotropy=0.0, noise=NOISE):
+  """Unit rows `(u, v)`: Gaussian with standard deviations `k^-anisotropy`, `v` being `u` plus relative noise."""
+  scales = jnp.arange(1, d + 1.0) ** -anisotropy
+  x, e = jax.random.normal(key, (2, n, d)) * scales
+  unit = lambda z: z / jnp.linalg.norm(z, axis=-1, keepdims=True)
+  return unit(x), unit(x + noise * e)
+
+
+def adversarial_batch(key, n, d):
+  """A random batch of a random kind: generic, duplicates in three clusters, two antipodal points, far off centre.
+
+  Noise from 0 to twice the signal, anisotropy from none to `k^-2`: what a bound must survive.
+  """
+  keys = jax.random.split(key, 6)
+  pick = lambda k, values: jax.random.choice(k, jnp.array(values))
+  kind, noise = jax.random.randint(keys[0], (), 0, 4), pick(keys[1], [0.0, 1e-3, 0.1, 0.5, 2.0])
+  x, e = jax.random.normal(keys[2], (2, n, d)) * jnp.arange(1, d + 1.0) ** -pick(keys[3], [0.0, 0.5, 1.0, 2.0])
+  clustered = x[jax.random.randint(keys[4], (n,), 0, 3) % n]
+  antipodal = jnp.where(jnp.arange(n) % 2 == 0, 1.0, -1.0)[:, None] * x[:1]
+  offset = 5 * jax.random.normal(keys[5], (d,))
+  u = jnp.stack([x, clustered, antipodal, x + offset])[kind]
+  return u, u + noise * e
+
+
+@functools.partial(jax.jit, static_argnames=("loss", "kind", "n", "d", "batches"))
+def containment(key, *, loss, kind, n, d, batches):
+  """Checks `batches * n` anchors of adversarial batches, temperatures from 0.01 to 3 (KCL: t from 0.17 to 50).
+
+  Returns:
+    How many of them lie outside their band or are not finite: a scalar that must be 0.
+  """
+  def outside(key):
+    u, v = adversarial_batch(key, n, d)
+    temperature = 10 ** jax.random.uniform(key, minval=-2, maxval=0.5)
+    queue = jax.random.normal(key, (3, d)) if loss == "info_nce" else None
+    band = bounds.anchor_band(u, v, loss=loss, kind=kind, temperature=temperature, t=0.5 / temperature,
+                              labels=jnp.arange(n) % 3, negatives=queue)
+    inside = (band.lower <= band.value) & (band.value <= band.upper) & jnp.isfinite(band.upper)
+    return jnp.sum(~inside)
+  return jnp.sum(jax.vmap(outside)(jax.random.split(key, batches)))
+
+
+@functools.partial(jax.jit, static_argnames=("n", "d"))
+def bands_of(key, temperature, anisotropy, n, d):
+  """Every form of the band on one batch: a dictionary of `Band`, and the gradient's `AnchorTerms`."""
+  u, v = synthetic_batch(key, n, d, anisotropy=anisotropy)
+  terms = bounds.band_terms(u, v, temperature=temperature)
+  forms = {
+      "regression": bounds.anchor_band(u, v, temperature=temperature),
+      "eigenvalue": bounds.three_term_band(terms),
+      "effective rank": bounds.three_term_band(terms, effective_rank_bound(v, terms)),
+      "a priori": bounds.anchor_band(u, v, temperature=temperature, kind="apriori"),
+      "batch": jax.tree.map(jnp.atleast_1d, bounds.batch_band(u, v, temperature=temperature))}
+  return forms, gradients.anchor_terms(u, v, temperature=temperature)
+
+
+def effective_rank_bound(v, terms):
+  """`tr Sigma / sqrt(PR) >= lambda_max`, from the participation ratio and without an eigendecomposition."""
+  n = len(v)
+  trace = 1 - jnp.sum(jnp.mean(v, axis=0) ** 2)
+  bound = trace / jnp.sqrt(spectrum.effective_rank(v, kind="participation", center=True))
+  return jnp.full_like(terms.value, bound * n / (n - 1))  # the anchor's own row left out: theory.md, section 3
+
+
+def study(seed=0):
+  """The sixteen settings: a list of rows, each a dictionary with medians over anchors and seeds."""
+  rows = []
+  for n, d, temperature, anisotropy in itertools.product(SIZES, DIMENSIONS, TEMPERATURES, ANISOTROPIES):
+    runs = [bands_of(jax.random.key(seed + s), temperature, anisotropy, n, d) for s in range(SEEDS)]
+    row = {"n": n, "d": d, "temperature": temperature, "anisotropy": anisotropy,
+           "vanished": float(np.mean([np.mean(terms.repulsion * temperature < 0.01) for _, terms in runs]))}
+    for form in FORMS:
+      lower, value, upper = (np.sqrt(np.concatenate([forms[form][k] for forms, _ in runs])) for k in range(3))
+      row[form] = {"inside": float(np.mean((lower <= value) & (value <= upper))),
+                   "upper/value": float(np.median(upper / value)), "lower/value": float(np.median(lower / value))}
+    rows.append(row)
+  return rows
+
+
+def law(seed=0, n=256, d=128):
+  """Mean squared gradient norm against temperature, and its log-log slopes with and without `q^2` taken out."""
+  means, scaled = [], []
+  for temperature in LAW_TEMPERATURES:
+    forms, terms = bands_of(jax.random.key(seed), temperature, 0.0, n, d)
+    value = np.asarray(forms["regression"].value)
+    means.append(float(value.mean()))
+    scaled.append(float(np.mean(value / (np.asarray(terms.repulsion) * temperature) ** 2)))
+  slope = lambda y: float(np.polyfit(np.log(LAW_TEMPERATURES), np.log(y), 1)[0])
+  return {"temperature": list(LAW_TEMPERATURES), "mean squared norm": means, "divided by q^2": scaled,
+          "slope": slope(means), "slope divided by q^2": slope(scaled)}
+
+
+def table(rows, laws):
+  """The study as text."""
+  head = f"{'n':>4} {'d':>4} {'tau':>4} {'aniso':>5} {'q<.01':>6} {'inside':>7} "
+  lines = ["Bounds over the measured norm, medians over anchors: upper/value, lower/value.",
+           head + " ".join(f"{form:>15}" for form in FORMS)]
+  for row in rows:
+    inside = min(row[form]["inside"] for form in FORMS)
+    cells = [f"{row[form]['upper/value']:9.3f} {row[form]['lower/value']:5.3f}" for form in FORMS]
+    lines.append(f"{row['n']:4d} {row['d']:4d} {row['temperature']:4.2f} {row['anisotropy']:5.1f} "
+                 f"{row['vanished']:6.1%} {inside:7.1%} " + " ".join(cells))
+  median = lambda form, key: np.median([row[form][key] for row in rows])
+  cells = [f"{median(form, 'upper/value'):9.3f} {median(form, 'lower/value'):5.3f}" for form in FORMS]
+  lines.append(f"{'median':>35} " + " ".join(cells))
+  lines.append(f"\nThe 1/tau^2 law, n=256, d=128: log-log slope of the mean squared gradient norm against tau "
+               f"{laws['slope']:.3f}; of the same divided by q(tau)^2 {laws['slope divided by q^2']:.3f}.")
+  return "\n".join(lines)
+
+
+def save_picture(path, laws, seed=0):
+  """Measured gradients between their bounds, anchors sorted; and the 1/tau^2 law."""
+  import matplotlib
+
+  matplotlib.use("Agg")
+  from matplotlib import pyplot as plt
+
+  figure, axes = plt.subplots(2, 3, figsize=(12, 6.2), layout="constrained")
+  for axis, (temperature, anisotropy) in zip(axes[:, :2].flat, itertools.product(TEMPERATURES, ANISOTROPIES)):
+    forms, _ = bands_of(jax.random.key(seed), temperature, anisotropy, 256, 128)
+    order = np.argsort(forms["regression"].value)
+    x = np.arange(len(order))
+    for form, colour in (("eigenvalue", "#fbd38d"), ("regression", "#63b3ed")):
+      lower, _, upper = (np.sqrt(np.asarray(part)[order]) for part in forms[form])
+      axis.fill_between(x, lower, upper, color=colour, linewidth=0, label=f"{form} band")
+    axis.plot(x, np.sqrt(np.asarray(forms["regression"].value)[order]), color="#1a202c", linewidth=1.2, label="measured")
+    axis.set_ylim(bottom=0)
+    axis.set_title(f"tau = {temperature}, " + ("isotropic" if anisotropy == 0 else "eigenvalues 1/k$^2$"), fontsize=10)
+    axis.set(xlabel="anchors, sorted", ylabel="gradient norm")
+  axes[0, 0].legend(loc="upper left", fontsize=8, frameon=False)
+  x = np.asarray(laws["temperature"])
+  for axis, key, slope, title in (
+      (axes[0, 2], "mean squared norm", "slope", "Mean squared norm"),
+      (axes[1, 2], "divided by q^2", "slope divided by q^2", "The same, divided by q$^2$")):
+    y = np.asarray(laws[key])
+    axis.loglog(x, y, "o-", color="#2b6cb0", label=f"measured, slope {laws[slope]:.2f}")
+    axis.loglog(x, y[-1] * (x / x[-1]) ** -2, "--", color="#a0aec0", label="1/tau$^2$")
+    axis.set_title(title, fontsize=10)
+    axis.set(xlabel="tau")
+    axis.legend(fontsize=8, frameon=False)
+  figure.savefig(path, dpi=110)
+  plt.close(figure)
+
+
+def adversarial(anchors):
+  """Checks about that many adversarial anchors over losses, kinds and shapes; returns `(checked, outside)`."""
+  shapes = ((2, 2), (17, 8), (64, 32), (128, 128))
+  cases = list(itertools.product(LOSSES, ("plugin", "apriori"), shapes))
+  checked = outside = 0
+  for case, (loss, kind, (n, d)) in enumerate(cases):
+    batches = min(256, -(-anchors // (len(cases) * n)))
+    for repeat in range(-(-anchors // (len(cases) * n * batches))):
+      key = jax.random.fold_in(jax.random.key(case), repeat)
+      outside += int(containment(key, loss=loss, kind=kind, n=n, d=d, batches=batches))
+      checked += batches * n
+  return checked, outside
+
+
+def main(argv=None):
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument("--workdir", default="runs/validate", help="where bounds.json, bounds.txt and bounds.png go")
+  parser.add_argument("--anchors", type=int, default=0, help="also check that many adversarial anchors (minutes)")
+  parser.add_argument("--seed", type=int, default=0)
+  args = parser.parse_args(argv)
+  workdir = pathlib.Path(args.workdir)
+  workdir.mkdir(parents=True, exist_ok=True)
+  rows, laws = study(args.seed), law(args.seed)
+  result, text = {"settings": rows, "law": laws}, table(rows, laws)
+  if args.anchors:
+    checked, outside = adversarial(args.anchors)
+    result["adversarial"] = {"anchors": checked, "outside": outside}
+    text += f"\n{checked:,} adversarial anchors, all losses: {outside} outside their band."
+  (workdir / "bounds.json").write_text(json.dumps(result, indent=2) + "\n")
+  (workdir / "bounds.txt").write_text(text + "\n")
+  save_picture(workdir / "bounds.png", laws, args.seed)
+  print(text)
+  print(f"\nWritten: {workdir}/bounds.txt, bounds.json, bounds.png")
+
+
+if __name__ == "__main__":
+  main()
