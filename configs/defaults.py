@@ -48,6 +48,8 @@ def get_defaults():
   config.eval = config_dict.create(
       batch_size=512,
       knn_k=20,
+      train_limit=0,                   # > 0: only so many training examples, evenly spread, are scored with
+      test_limit=0,                    # > 0: the same for the test set
       knn_limit=50_000,                # training examples that in-training kNN looks at
       baseline_limit=50_000,           # training examples that raw pixels and the random encoder are scored with
       probe_c=1.0,                     # inverse L2 strength of the probes, as scikit-learn's C

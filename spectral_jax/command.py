@@ -5,7 +5,7 @@ import pathlib
 import re
 import sys
 
-from absl import app
+from absl import app, logging
 from ml_collections import config_flags
 
 from spectral_jax._names import nearest
@@ -30,6 +30,7 @@ def run(main, default="configs/digits.py"):
   def body(rest):
     if len(rest) > 1:
       raise app.UsageError(f"unexpected arguments {rest[1:]}; config keys are set as --config.KEY=VALUE")
+    logging.set_verbosity(logging.WARNING)  # JAX and orbax narrate
     try:
       main(holder.value, pathlib.Path(path.split(":")[0]).stem)
     except ERRORS as error:

@@ -25,7 +25,7 @@ def open_checkpoints(workdir, config):
   logging.getLogger("absl").setLevel(logging.ERROR)  # orbax narrates every write
   keep = checkpoint_managers.AnyPreservationPolicy([
       checkpoint_managers.LatestN(config.keep),
-      checkpoint_managers.BestN(_accuracy, n=1, keep_checkpoints_without_metrics=False)])
+      checkpoint_managers.BestN(get_metric_fn=_accuracy, n=1, keep_checkpoints_without_metrics=False)])
   options = ocp.CheckpointManagerOptions(
       preservation_policy=keep,
       save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),  # the loop decides when
@@ -49,7 +49,7 @@ def save(manager, step, state, tables, host, metrics=None):
     host: a dict of plain numbers to carry along, e.g. the seconds trained so far.
     metrics: `{"knn_accuracy": ...}` where the step was evaluated.
   """
-  arrays = {"state": state._asdict(), "tables": tables._asdict(), "fingerprint": fingerprint(state)}
+  arrays = {"state": state._asdict(), "tables": _present(tables), "fingerprint": fingerprint((state, tables.bank))}
   manager.save(
       step, metrics=metrics,
       args=ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), host=ocp.args.JsonSave(host)))
@@ -70,20 +70,28 @@ def restore_latest(manager, state, tables):
 
 
 def _restore(manager, step, state, tables):
-  shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state._asdict())
+  shapes, bank = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), (state._asdict(), tables.bank))
   example = {
       "state": shapes,
-      "tables": {**tables._asdict(), "epoch": 0},
+      "tables": {**_present(tables._replace(bank=bank)), "epoch": 0},
       "fingerprint": jax.ShapeDtypeStruct((), jnp.uint32, sharding=state.step.sharding)}
   read = manager.restore(
       step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(example), host=ocp.args.JsonRestore()))
   restored = type(state)(**read.arrays["state"])
-  if int(fingerprint(restored)) != int(read.arrays["fingerprint"]):
+  kept = read.arrays["tables"]
+  bank = kept.get("bank")
+  if int(fingerprint((restored, bank))) != int(read.arrays["fingerprint"]):
     raise ValueError("its arrays are not those that were written")
   if int(restored.step) != step:
     raise ValueError(f"it holds step {int(restored.step)}")
-  epoch, present, following = (read.arrays["tables"][name] for name in Tables._fields)
-  return restored, Tables(int(epoch), np.asarray(present), np.asarray(following)), read.host
+  tables = Tables(int(kept["epoch"]), np.asarray(kept["present"]), np.asarray(kept["following"]), bank)
+  return restored, tables, read.host
+
+
+def _present(tables):
+  """As a dictionary, without the bank where there is none."""
+  return {name: value for name, value in tables._asdict().items() if value is not None}
 
 
 def _set_aside(manager, step, error):

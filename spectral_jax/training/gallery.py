@@ -1,7 +1,6 @@
 """Chooses what the pictures of a run show and draws them."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from spectral_jax import spectrum
@@ -36,18 +35,19 @@ def pairs(run, state):
 
 
 def neighbours(run, trained):
-  """Test images, spread over the classes and half of them with another class among their neighbours, and those."""
+  """Test images and the training images nearest to each; up to half of them have another class among those."""
   train, test = run.dataset.train, run.dataset.test
-  near = np.asarray(nearest(trained.train, trained.test, min(NEIGHBOURS, train.size)))
-  same = train.labels[near] == test.labels[:, None]
-  order = np.random.default_rng(0).permutation(test.size)
-  wrong, right = order[~same[order].all(axis=1)], order[same[order].all(axis=1)]
-  of_new_class = np.unique(test.labels[right], return_index=True)[1]
-  queries = np.concatenate([right[np.sort(of_new_class)], wrong, right])
-  half = np.concatenate([queries[:QUERIES - min(len(wrong), QUERIES // 2)], wrong[:QUERIES // 2]])[:QUERIES]
-  shape = run.dataset.image_shape
-  images = split_images(train, near[half].ravel()).reshape(*near[half].shape, *shape)
-  return (split_images(test, half) / 255, test.labels[half], images / 255, train.labels[near[half]],
+  near = trained.train_indices[nearest(trained.train, trained.test, min(NEIGHBOURS, len(trained.train)))]
+  labels = test.labels[trained.test_indices]
+  pure = (train.labels[near] == labels[:, None]).all(axis=1)
+  order = np.random.default_rng(0).permutation(len(labels))
+  right, wrong = order[pure[order]], order[~pure[order]]
+  # One of each class first, so that the rows differ.
+  right = np.concatenate([right[np.sort(np.unique(labels[right], return_index=True)[1])], right])
+  mixed = wrong[:QUERIES // 2]
+  rows = np.concatenate([right[:QUERIES - len(mixed)], mixed, wrong[len(mixed):]])[:QUERIES]
+  images = split_images(train, near[rows].ravel()).reshape(*near[rows].shape, *run.dataset.image_shape)
+  return (split_images(test, trained.test_indices[rows]) / 255, labels[rows], images / 255, train.labels[near[rows]],
           run.dataset.class_names)
 
 
@@ -58,5 +58,5 @@ def _similarity(train, test):
 
 def nearest(train, test, k, rows=256):
   """Indices `(n, k)` of the training features nearest to each test feature, some rows at a time."""
-  return jnp.concatenate([
-      jax.lax.top_k(_similarity(train, test[i:i + rows]), k)[1] for i in range(0, len(test), rows)])
+  blocks = [_similarity(train, test[i:i + rows]) for i in range(0, len(test), rows)]
+  return np.concatenate([np.asarray(jax.lax.top_k(block, k)[1]) for block in blocks])

@@ -7,11 +7,12 @@ import jax
 from spectral_jax.data import open_dataset
 from spectral_jax.evaluation import split_features, spread
 from spectral_jax.metrics import knn_accuracy
-from spectral_jax.training import batches, checkpoints, report
+from spectral_jax.training import checkpoints, report
 from spectral_jax.training.checks import check_batch, check_config
 from spectral_jax.training.feed import feed
 from spectral_jax.training.logs import Diverged, Log
 from spectral_jax.training.mesh import make_mesh
+from spectral_jax.training.planner import Planner, check_selection, first_tables
 from spectral_jax.training.setup import prepare
 from spectral_jax.training.state import variables
 from spectral_jax.training.workdir import claim, disk_errors
@@ -27,6 +28,7 @@ def main_job(config, workdir):
   mesh = make_mesh(config.model_parallel)
   dataset = open_dataset(config.data)
   check_batch(config, dataset.train.size, mesh)
+  check_selection(config, dataset.train.size)
   run = prepare(config, dataset, mesh)
   with claim(workdir, config) as folder, disk_errors(folder):
     report.opening(run, folder)
@@ -58,7 +60,7 @@ def train(run, folder):
 
 def steps(run, state, tables, log, manager):
   """The loop itself. Nothing in it waits for the device, but evaluations and checkpoints."""
-  config, size, step = run.config, run.dataset.train.size, int(state.step)
+  config, step, planner = run.config, int(state.step), Planner(run, tables, log)
   log.start()
   while step < run.total_steps:
     epoch, done = divmod(step, run.steps_per_epoch)
@@ -88,10 +90,11 @@ def nearest_neighbours(run, state, log, step):
   started = time.perf_counter()
   config, data = run.config, run.dataset
   options = {"batch_size": config.eval.batch_size, "mesh": run.mesh}
-  chosen = spread(data.train.size, config.eval.knn_limit)
+  chosen, tested = spread(data.train.size, config.eval.knn_limit), spread(data.test.size, config.eval.test_limit)
   train, _ = split_features(run.encode, variables(state), data.train, chosen, **options)
-  test, _ = split_features(run.encode, variables(state), data.test, spread(data.test.size), **options)
-  accuracy = float(knn_accuracy(train, data.train.labels[chosen], test, data.test.labels, k=config.eval.knn_k))
+  test, _ = split_features(run.encode, variables(state), data.test, tested, **options)
+  accuracy = float(knn_accuracy(
+      train, data.train.labels[chosen], test, data.test.labels[tested], k=config.eval.knn_k))
   log.write(step, {"knn_accuracy": accuracy, "evaluation_seconds": time.perf_counter() - started})
   return {"knn_accuracy": accuracy}
 

@@ -9,7 +9,9 @@ from spectral_jax import losses, spectrum
 from spectral_jax._names import check_name, nearest
 
 # Keywords that the step itself supplies, or that shape the output rather than the objective.
-RESERVED = ("u", "v", "labels", "where", "reduction", "temperature")
+RESERVED = ("u", "v", "labels", "where", "reduction", "temperature", "axis_name")
+
+_INFO_NCE_TEMPERATURE = inspect.signature(losses.info_nce).parameters["temperature"]
 
 
 def loss_names():
@@ -49,6 +51,13 @@ def loss_keywords(function, config):
       raise ValueError(f"config.loss.temperature must be positive, got {config.temperature}")
     keywords["temperature"] = config.temperature
   return keywords
+
+
+def temperature_of(config):
+  """The temperature at which `config.loss` works; for a loss without one, that of InfoNCE's default."""
+  if config.temperature is not None:
+    return config.temperature
+  return inspect.signature(getattr(losses, config.name)).parameters.get("temperature", _INFO_NCE_TEMPERATURE).default
 
 
 def _kernel_or_value(value):

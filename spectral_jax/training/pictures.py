@@ -44,7 +44,7 @@ def save_curves(path, records, baseline=None):
       if title in LOGARITHMIC:
         axis.set_yscale("log")
       if lines[0][0] == "knn_accuracy" and baseline is not None:
-        axis.axhline(baseline, color=GREY, linestyle=":", label="raw pixels")
+        axis.axhline(baseline, color=INK, linestyle=":", linewidth=1, label="raw pixels")
       if any(name for _, name, _ in lines):
         axis.legend(fontsize=8)
       axis.set(title=title, xlabel="step")
@@ -79,7 +79,7 @@ def save_spectrum(path, spectra):
       share = np.maximum(np.asarray(values) / np.sum(values), 1e-12)
       axis.plot(np.arange(1, len(share) + 1), share, color=colour, label=f"{name}: effective rank {rank:.1f}")
     axis.set(title="Spectrum on the test set", xlabel="eigenvalue, from the largest", ylabel="share of the trace",
-             yscale="log", ylim=(1e-6, 1.3))
+             xscale="log", yscale="log", ylim=(1e-6, 1.3))
     axis.legend()
     _save(figure, path)
 

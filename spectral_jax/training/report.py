@@ -4,6 +4,7 @@ import json
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
 from spectral_jax import spectrum
 from spectral_jax._arrays import unit_rows
@@ -52,15 +53,17 @@ def finished_before(run, folder):
 def closing(run, state, host, folder):
   """Scores the representation and its two baselines, writes summary.json and the pictures. Returns the summary."""
   print("Scoring the representation ...")
-  data, limit = run.dataset, run.config.eval.baseline_limit
-  every, some, test = spread(data.train.size), spread(data.train.size, limit), spread(data.test.size)
+  data, limits = run.dataset, run.config.eval
+  every = spread(data.train.size, limits.train_limit)
+  some = every[spread(len(every), limits.baseline_limit)]
+  test = spread(data.test.size, limits.test_limit)
   trained = describe(run, state, every, test)
   initial = describe(run, run.init(), some, test)
   pixels = [split_pixels(split, chosen) for split, chosen in ((data.train, some), (data.test, test))]
   summary = {
-      **_score(run, every, trained.train, trained.test),
-      "raw_pixels": _score(run, some, *pixels),
-      "random_init": _score(run, some, initial.train, initial.test),
+      **_score(run, every, trained.train, test, trained.test),
+      "raw_pixels": _score(run, some, pixels[0], test, pixels[1]),
+      "random_init": _score(run, some, initial.train, test, initial.test),
       "images_per_second": images_per_second(host, run.config.batch_size),
       "train_seconds": host["seconds"],
       "final_loss": host["last"]["loss"],
@@ -73,6 +76,9 @@ def closing(run, state, host, folder):
 
 
 class Described(NamedTuple):
+  """Frozen features of the examples that a run is scored with."""
+  train_indices: np.ndarray
+  test_indices: np.ndarray
   train: jax.Array         # (m, f) features of training examples
   test: jax.Array          # (n, f) features of the test set
   embedding: jax.Array     # (n, p) unit rows after the projector, of the test set
@@ -83,13 +89,13 @@ def describe(run, state, train_indices, test_indices):
   options = {"batch_size": run.config.eval.batch_size, "mesh": run.mesh}
   train, _ = split_features(run.encode, variables(state), run.dataset.train, train_indices, **options)
   test, projected = split_features(run.encode, variables(state), run.dataset.test, test_indices, **options)
-  return Described(train, test, unit_rows(projected))
+  return Described(train_indices, test_indices, train, test, unit_rows(projected))
 
 
-def _score(run, train_indices, train, test):
+def _score(run, train_indices, train, test_indices, test):
   data = run.dataset
-  return score(train, data.train.labels[train_indices], test, data.test.labels, num_classes=len(data.class_names),
-               config=run.config.eval)
+  return score(train, data.train.labels[train_indices], test, data.test.labels[test_indices],
+               num_classes=len(data.class_names), config=run.config.eval)
 
 
 def print_table(summary, shots, folder):

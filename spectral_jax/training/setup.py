@@ -10,11 +10,12 @@ from spectral_jax.augment import make_augment
 from spectral_jax.data import Dataset
 from spectral_jax.evaluation import make_encoder
 from spectral_jax.models import build_model
+from spectral_jax.training.diagnostics import diagnostics
 from spectral_jax.training.mesh import replicated, state_shardings
-from spectral_jax.training.objective import make_objective, make_whitening
+from spectral_jax.training.objective import make_objective, make_whitening, temperature_of
 from spectral_jax.training.optimizer import make_optimizer
 from spectral_jax.training.state import State, init_state
-from spectral_jax.training.step import effective_rank, make_step, make_update, make_views
+from spectral_jax.training.step import make_step, make_update, make_views
 
 
 class Run(NamedTuple):
@@ -38,12 +39,13 @@ def prepare(config, dataset, mesh):
   total_steps = config.steps or config.epochs * steps_per_epoch
   model = build_model(config.model)
   tx, schedule = make_optimizer(config.optimizer, config.batch_size, total_steps, steps_per_epoch)
-  init = functools.partial(init_state, config.seed, model, tx, dataset.image_shape)
+  init = functools.partial(init_state, config.seed, model, tx, dataset.image_shape, averaged=config.bank.momentum > 0)
   shardings = state_shardings(jax.eval_shape(init), mesh)
   augment = make_augment(config.augment, config.data.image_size, cropped=not dataset.resident)
   views = make_views(augment)
   update = make_update(model, tx, schedule, make_objective(config.loss), make_whitening(config.whitening))
-  step, observed_step = make_step(update, views, effective_rank, mesh, shardings)
+  diagnose = functools.partial(diagnostics, temperature=temperature_of(config.loss))
+  step, observed_step = make_step(update, views, diagnose, mesh, shardings, config.bank.momentum)
   everywhere = replicated(mesh)
   return Run(
       config, mesh, dataset, steps_per_epoch, total_steps,

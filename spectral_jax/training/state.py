@@ -16,9 +16,10 @@ class State(NamedTuple):
   params: Any
   batch_stats: Any
   opt_state: Any
+  average: Any = {}        # a moving average of the parameters, where the bank asks for one
 
 
-def init_state(seed, model, tx, image_shape):
+def init_state(seed, model, tx, image_shape, averaged=False):
   """Returns the state before the first step; pure, so that it can be jitted with the shardings wanted."""
   root = jax.random.key(seed)
   init_key, run_key = jax.random.split(root)
@@ -29,12 +30,18 @@ def init_state(seed, model, tx, image_shape):
       key=jax.random.key_data(run_key),
       params=params,
       batch_stats=variables.get("batch_stats", {}),
-      opt_state=tx.init(params))
+      opt_state=tx.init(params),
+      average=jax.tree.map(jnp.copy, params) if averaged else {})
 
 
 def variables(state):
   """The model's variables, as `model.apply` takes them."""
   return {"params": state.params, "batch_stats": state.batch_stats}
+
+
+def averaged_variables(state):
+  """The same with the moving average of the parameters; the batch statistics are averages anyway."""
+  return {"params": state.average, "batch_stats": state.batch_stats}
 
 
 def step_key(state):

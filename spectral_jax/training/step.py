@@ -12,7 +12,6 @@ import optax
 from jax import lax
 
 from spectral_jax import augment as augmentation
-from spectral_jax import spectrum
 from spectral_jax.training.mesh import replicated
 from spectral_jax.training.state import State, step_key
 
@@ -55,15 +54,19 @@ def make_update(model, tx, schedule, objective, whiten):
   return update
 
 
-def make_step(update, views, diagnose, mesh, shardings):
+def make_step(update, views, diagnose, mesh, shardings, momentum=0.0):
   """Returns `(step, observed_step)`, both `(state, batch, images, labels) -> (state, metrics)`.
 
   The second also returns `diagnose(u, v)` of the embeddings that the step computed. The state is donated.
+  With `momentum`, the state's average follows the parameters: `average <- momentum average + (1 - momentum) params`.
   """
 
   def step(state, batch, images, labels, observe):
     pictures = views(state, batch, images)
+    before = state.average
     state, metrics, embeddings = update(state, pictures, labels[batch["index"]])
+    if momentum:
+      state = state._replace(average=optax.incremental_update(state.params, before, 1 - momentum))
     if observe:
       metrics |= diagnose(*jax.tree.map(lax.stop_gradient, embeddings))
     return state, metrics
@@ -71,10 +74,3 @@ def make_step(update, views, diagnose, mesh, shardings):
   return tuple(
       jax.jit(functools.partial(step, observe=observe), donate_argnums=0, out_shardings=(shardings, replicated(mesh)))
       for observe in (False, True))
-
-
-def effective_rank(u, v):
-  """The rank that the progress bar shows: of both views' embeddings on the unit sphere."""
-  z = jnp.concatenate([u, v])
-  norm = jnp.linalg.norm(z, axis=1, keepdims=True)
-  return {"effective_rank": spectrum.effective_rank(z / jnp.maximum(norm, 1e-12))}

@@ -1,0 +1,14 @@
+"""CIFAR-100: 50,000 training and 10,000 test images of 32x32 pixels in 100 classes.
+
+  python -m spectral_jax.main --config=configs/cifar100.py [--config.data.data_dir=FOLDER_OF_TFDS]
+
+Hardware: one accelerator of 16 GB or more. Time and accuracy: not yet measured.
+"""
+
+from configs import cifar10
+
+
+def get_config(arg=None):
+  config = cifar10.get_config(arg)
+  config.data.name = "cifar100"
+  return config
