@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from spectral_jax.data.classes import choose
 from spectral_jax.data.dataset import Dataset, Split, stratified_split
 from spectral_jax.data.decode import resize
 
@@ -10,6 +11,7 @@ def open_digits(data):
   """The digits with a held-out part of `data.test_fraction` of every class, the same in every run."""
   if data.path == "stream":
     raise ValueError("config.data.path='stream' has nothing to stream for the digits, which are in memory; use 'auto'")
+  names = choose([str(i) for i in range(10)], data.classes, "the digits")
   try:
     from sklearn.datasets import load_digits
   except ImportError as error:
@@ -23,4 +25,4 @@ def open_digits(data):
   labels = digits.target.astype(np.int32)
   train, test = (Split(labels[part], data.image_size, pixels=images[part])
                  for part in stratified_split(labels, data.test_fraction))
-  return Dataset("digits", tuple(str(i) for i in range(10)), train, test)
+  return Dataset("digits", names, train, test)

@@ -83,6 +83,10 @@ def _features(builder, name):
 
 def _resident(builder, part, features, new_label, data):
   import tensorflow_datasets as tfds
+  if builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
+    # tf.data cannot read these files; the index can.
+    split = _streamed(builder, part, features, new_label, data)
+    return Split(split.labels, data.image_size, pixels=split.images(), skipped=split.skipped)
   image, label, channels = features
   examples = builder.as_dataset(
       split=part, shuffle_files=False, batch_size=BATCH,
