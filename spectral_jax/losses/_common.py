@@ -42,12 +42,14 @@ def inverse_root(temperature, dtype):
   return lax.rsqrt(temperature.astype(dtype))
 
 
-def how(tile_size, matmul_dtype, axis_name):
-  """The engine's settings, checked."""
+def how(n, tile_size, matmul_dtype, axis_name):
+  """The engine's settings for n images, checked."""
   if tile_size is not None and (isinstance(tile_size, bool) or not isinstance(tile_size, int) or tile_size < 1):
     raise ValueError(f"tile_size must be a positive integer or None (picked by size), got {tile_size!r}")
   if matmul_dtype is not None and not jnp.issubdtype(matmul_dtype, jnp.floating):
     raise TypeError(f"matmul_dtype must be a floating-point dtype or None (that of the embeddings), got {matmul_dtype!r}")
+  if tile_size is not None and tile_size >= n:
+    tile_size = _engine.ALL_ROWS
   return _engine.How(tile_size, None if matmul_dtype is None else jnp.dtype(matmul_dtype), axis_name)
 
 

@@ -53,6 +53,9 @@ class _Plan(NamedTuple):
   columns: bool = False
 
 
+ALL_ROWS = 2**31 - 1  # the tile size that asks for the dense form
+
+
 class How(NamedTuple):
   """How a sum is computed; the result does not depend on it, but for the rounding to `matmul_dtype`."""
 
@@ -74,7 +77,7 @@ def within(statistic, rows, how=How()):
   tile = _pick_tile(rows.x.shape[0], how)
   if tile is None:
     return _dense(statistic, rows, rows)[0]
-  return _within(_Plan(statistic, tile, how.matmul_dtype, how.axis_name), rows)
+  return _reverse_only(_within, _Plan(statistic, tile, how.matmul_dtype, how.axis_name), rows)
 
 
 def across(statistic, rows, cols, how=How(), columns=False):
@@ -83,8 +86,20 @@ def across(statistic, rows, cols, how=How(), columns=False):
   if tile is None:
     of_rows, of_cols = _dense(statistic, rows, cols)
   else:
-    of_rows, of_cols = _across(_Plan(statistic, tile, how.matmul_dtype, how.axis_name, columns), rows, cols)
+    plan = _Plan(statistic, tile, how.matmul_dtype, how.axis_name, columns)
+    of_rows, of_cols = _reverse_only(_across, plan, rows, cols)
   return (of_rows, of_cols) if columns else of_rows
+
+
+def _reverse_only(function, *arguments):
+  try:
+    return function(*arguments)
+  except TypeError as error:
+    if "forward-mode" not in str(error):
+      raise
+    raise TypeError(
+        "forward-mode derivatives (jvp, jacfwd, linearize of this loss) do not pass through tiles or a ring; take the dense "
+        "form, tile_size=n, or reverse mode (grad, and jvp of grad)") from error
 
 
 def _pick_tile(n, how):

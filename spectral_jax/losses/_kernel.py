@@ -47,7 +47,7 @@ def kcl(u, v, *, kernel=kernels.gaussian(2.0), align_kernel=None, gamma=16.0, no
   kernels.check_alignment(align_kernel)
   views = _common.views(u, v, where=where, normalize=normalize, axis_name=axis_name)
   gamma = jnp.asarray(_arrays.positive("gamma", gamma)).astype(views.u.dtype)
-  how = _common.how(tile_size, matmul_dtype, axis_name)
+  how = _common.how(len(views.u), tile_size, matmul_dtype, axis_name)
   count = views.valid.sum(dtype=views.u.dtype)
   if axis_name is not None:
     count = lax.psum(count, axis_name)

@@ -35,26 +35,49 @@ def sharded(loss, mesh, *, axis="data"):
   if axis not in mesh.shape:
     raise ValueError(f"axis must be one of the mesh's axes {tuple(mesh.shape)}, got {axis!r}")
 
+  given = {}
+  while isinstance(loss, functools.partial):  # its arrays are sharded like the caller's own
+    if loss.args:
+      raise ValueError(f"loss must be a partial with keywords only, got positional arguments {loss.args}; name them")
+    given = {**loss.keywords, **given}
+    loss = loss.func
+
   @functools.wraps(loss)
   def over_mesh(*args, **kwargs):
-    leaves, tree = jax.tree.flatten((args, kwargs), is_leaf=lambda x: x is None)
-    is_array = [not isinstance(x, (str, bool, type(None))) and not callable(x) and hasattr(x, "ndim") for x in leaves]
-    static = [None if array else x for x, array in zip(leaves, is_array)]
-    arrays = [x for x, array in zip(leaves, is_array) if array]
+    kwargs = {**given, **kwargs}
+    leaves, tree = jax.tree.flatten((args, kwargs))
+    arrays = [jnp.asarray(x) for x in leaves if _is_array(x)]
     for x in arrays:
       if x.ndim and x.shape[0] % mesh.shape[axis]:
         raise ValueError(
             f"axis {axis!r} has {mesh.shape[axis]} devices, which do not divide {x.shape[0]} rows of an argument of shape "
             f"{x.shape}; pad it and mask the padding with where=")
-
-    def on_device(*arrays):
-      rest = iter(arrays)
-      args, kwargs = jax.tree.unflatten(tree, [next(rest) if array else x for x, array in zip(static, is_array)])
-      return loss(*args, **kwargs, axis_name=axis)
-
-    specs = tuple(PartitionSpec(axis) if x.ndim else PartitionSpec() for x in arrays)
-    per_anchor = kwargs.get("reduction", getattr(loss, "keywords", {}).get("reduction")) == "none"
-    out = PartitionSpec(axis) if per_anchor else PartitionSpec()
-    return jax.shard_map(on_device, mesh=mesh, in_specs=specs, out_specs=out)(*map(jnp.asarray, arrays))
+    static = tuple(_ARRAY if _is_array(x) else x for x in leaves)
+    return _compiled(loss, mesh, axis, tree, static, tuple(x.ndim for x in arrays))(*arrays)
 
   return over_mesh
+
+
+_ARRAY = "<array>"  # holds the place of an array among the static arguments
+
+
+def _is_array(x):
+  return isinstance(x, float) or hasattr(x, "ndim")
+
+
+@functools.lru_cache(maxsize=256)
+def _compiled(loss, mesh, axis, tree, static, ranks):
+  """The loss over the mesh for one pattern of arguments: static ones by value, arrays in order."""
+
+  def on_device(*arrays):
+    rest = iter(arrays)
+    leaves = [next(rest) if x is _ARRAY else x for x in static]
+    args, kwargs = jax.tree.unflatten(tree, leaves)
+    return loss(*args, **kwargs, axis_name=axis)
+
+  _, kwargs = jax.tree.unflatten(tree, static)
+  per_anchor = kwargs.get("reduction") == "none"
+  sharded_rows = PartitionSpec(axis)
+  in_specs = tuple(sharded_rows if rank else PartitionSpec() for rank in ranks)
+  out_specs = sharded_rows if per_anchor else PartitionSpec()
+  return jax.jit(jax.shard_map(on_device, mesh=mesh, in_specs=in_specs, out_specs=out_specs))

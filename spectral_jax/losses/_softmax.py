@@ -78,7 +78,7 @@ def info_nce(u, v, *, temperature=0.1, negatives=None, symmetric=False, normaliz
   """
   views = _common.views(u, v, where=where, normalize=normalize, axis_name=axis_name)
   root = _common.inverse_root(temperature, views.u.dtype)
-  how = _common.how(tile_size, matmul_dtype, axis_name)
+  how = _common.how(len(views.u), tile_size, matmul_dtype, axis_name)
   rows, cols = (_engine.side(x * root, views.image, views.valid) for x in (views.u, views.v))
   energies = _engine.across(LSE, rows, cols, how, columns=symmetric)
   energies = energies if symmetric else (energies,)
@@ -86,11 +86,17 @@ def info_nce(u, v, *, temperature=0.1, negatives=None, symmetric=False, normaliz
     queue = _queue(negatives, views.u, normalize) * root
     beyond = jnp.full(queue.shape[:1], -1, jnp.int32)  # a group that no image has: every anchor sees all of the queue
     queue = _engine.side(queue, beyond, jnp.ones(queue.shape[:1], bool))
-    energies = tuple(jnp.logaddexp(energy, _engine.across(LSE, anchors, queue, how))
+    energies = tuple(_log_add(energy, _engine.across(LSE, anchors, queue, how))
                      for energy, anchors in zip(energies, (rows, cols)))
   positive = _common.dot_rows(rows.x, cols.x)
   values = sum(with_positive(energy, positive) for energy in energies) / len(energies)
   return _common.reduce(values, views.valid, reduction, axis_name)
+
+
+def _log_add(a, b):
+  """`log(e^a + e^b)`, with zero derivatives, not NaN, where both are -inf."""
+  some = (a > -jnp.inf) | (b > -jnp.inf)
+  return jnp.where(some, jnp.logaddexp(jnp.where(some, a, 0.0), jnp.where(some, b, 0.0)), -jnp.inf)
 
 
 def _queue(negatives, u, normalize):
@@ -129,7 +135,7 @@ def nt_xent(u, v, *, temperature=0.5, normalize=True, where=None, reduction="mea
   """
   views = _common.views(u, v, where=where, normalize=normalize, axis_name=axis_name)
   root = _common.inverse_root(temperature, views.u.dtype)
-  energies, positive = both_views(views, root, views.image, _common.how(tile_size, matmul_dtype, axis_name))
+  energies, positive = both_views(views, root, views.image, _common.how(len(views.u), tile_size, matmul_dtype, axis_name))
   values = with_positive(energies, positive).mean(0)
   return _common.reduce(values, views.valid, reduction, axis_name)
 
@@ -162,7 +168,7 @@ def dcl(u, v, *, temperature=0.1, normalize=True, where=None, reduction="mean", 
   """
   views = _common.views(u, v, where=where, normalize=normalize, axis_name=axis_name)
   root = _common.inverse_root(temperature, views.u.dtype)
-  energies, positive = both_views(views, root, views.image, _common.how(tile_size, matmul_dtype, axis_name))
+  energies, positive = both_views(views, root, views.image, _common.how(len(views.u), tile_size, matmul_dtype, axis_name))
   values = without_positive(energies, positive).mean(0)
   return _common.reduce(values, views.valid & (energies[0] > -jnp.inf), reduction, axis_name)
 
@@ -199,7 +205,7 @@ def dhel(u, v, *, temperature=0.3, energy="mean", normalize=True, where=None, re
   _arrays.choice("energy", energy, ("anchor", "mean", "sum"))
   views = _common.views(u, v, where=where, normalize=normalize, axis_name=axis_name)
   root = _common.inverse_root(temperature, views.u.dtype)
-  how = _common.how(tile_size, matmul_dtype, axis_name)
+  how = _common.how(len(views.u), tile_size, matmul_dtype, axis_name)
   rows = [_engine.side(x * root, views.image, views.valid) for x in (views.u, views.v)]
   energies = jnp.stack([_engine.within(LSE, row, how) for row in (rows[:1] if energy == "anchor" else rows)])
   some = energies[0] > -jnp.inf

@@ -41,7 +41,7 @@ def nscl(u, v, labels, *, temperature=0.1, positive_in_denominator=False, normal
   views = _common.views(u, v, where=where, normalize=normalize, axis_name=axis_name)
   labels = _arrays.labels_of(labels, views.u.shape[0])
   root = _common.inverse_root(temperature, views.u.dtype)
-  energies, positive = _softmax.both_views(views, root, labels, _common.how(tile_size, matmul_dtype, axis_name))
+  energies, positive = _softmax.both_views(views, root, labels, _common.how(len(views.u), tile_size, matmul_dtype, axis_name))
   if positive_in_denominator:
     return _common.reduce(_softmax.with_positive(energies, positive).mean(0), views.valid, reduction, axis_name)
   values = _softmax.without_positive(energies, positive).mean(0)
@@ -74,14 +74,14 @@ def supcon(u, v, labels, *, temperature=0.1, normalize=True, where=None, reducti
     >>> from spectral_jax import losses
     >>> labels = jnp.array([0, 0, 1, 1])
     >>> print(f"{losses.supcon(jnp.eye(4), jnp.eye(4), labels, temperature=1.0):.4f}")
-    1.8311
+    1.8321
 
   Reference: Khosla et al. 2020, arXiv 2004.11362, equation 2.
   """
   views = _common.views(u, v, where=where, normalize=normalize, axis_name=axis_name)
   labels = _arrays.labels_of(labels, views.u.shape[0])
   root = _common.inverse_root(temperature, views.u.dtype)
-  how = _common.how(tile_size, matmul_dtype, axis_name)
+  how = _common.how(len(views.u), tile_size, matmul_dtype, axis_name)
   z = jnp.concatenate([views.u, views.v]) * root
   # Every other row is in the denominator, the positives too: each row is a group of its own.
   every_row = jnp.concatenate([2 * views.image, 2 * views.image + 1])
