@@ -158,7 +158,6 @@ def test_degenerate_batches_are_finite_and_so_are_the_slopes():
 
   for x in (degenerate, jnp.ones((1, 1, 3))):
     assert all(bool(jnp.isfinite(part).all()) for part in jax.tree.leaves(bands(x)))
-  assert not any(part.any() for part in bounds.batch_band(jnp.ones((1, 3)), jnp.ones((1, 3)))[:2])
   slope = jax.jit(jax.grad(lambda u: jnp.sum(bounds.anchor_band(u, jnp.eye(6, 3), loss="dcl", leading=0).upper)))
   assert bool(jnp.isfinite(slope(jax.random.normal(jax.random.key(0), (6, 3)))).all())
 
@@ -175,13 +174,12 @@ def test_optima():
       ("info_nce", {}, 0.1441965), ("nt_xent", {}, 0.2701967), ("dcl", {}, -1.1704665), ("dhel", {}, -1.8636137),
       ("dhel", {"energy": "anchor"}, -1.8636137), ("dhel", {"energy": "sum"}, -0.3938940)):
     np.testing.assert_allclose(bounds.optimum(loss, 8, 16, temperature=0.3, **kw), want, rtol=1e-5)
-  for n, d in ((2, 1), (5, 4)):
-    x = simplex(n, d)
-    for loss, kw in (("info_nce", {}), ("nt_xent", {}), ("dcl", {}), ("dhel", {"energy": "sum"}), ("kcl", {}),
-                     ("kcl", {"kernel": losses.kernels.log(1.0)})):
-      with jax.enable_x64(True):
-        got, want = bounds.optimum(loss, n, d, **kw), getattr(losses, loss)(x, x, **kw)
-        np.testing.assert_allclose(got, want, rtol=1e-6)
+  x = simplex(5, 6)
+  for loss, kw in (("info_nce", {}), ("nt_xent", {}), ("dhel", {"energy": "sum"}), ("kcl", {}),
+                   ("kcl", {"kernel": losses.kernels.log(1.0)})):
+    with jax.enable_x64(True):
+      got, want = bounds.optimum(loss, 5, 6, **kw), getattr(losses, loss)(x, x, **kw)
+      np.testing.assert_allclose(got, want, rtol=1e-6)
   for n, d in ((1, 4), (6, 4)):
     with pytest.raises(ValueError, match="2 <= n <= d"):
       bounds.optimum("dcl", n, d)

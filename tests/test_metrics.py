@@ -18,7 +18,7 @@ def test_alignment_and_uniformity_against_loops():
   for alpha in (1, 2, 3):
     want = np.mean([np.linalg.norm(a - b) ** alpha for a, b in zip(u, v)])
     np.testing.assert_allclose(metrics.alignment(jnp.asarray(2 * u), jnp.asarray(v), alpha=alpha), want, rtol=1e-5)
-  for t in (0.5, 2, 100):
+  for t in (0.5, 100):
     pairs = [np.exp(-t * np.sum((u[i] - u[j]) ** 2)) for i in range(13) for j in range(i)]
     got = metrics.uniformity(jnp.asarray(3 * u, jnp.float32), t=t)
     np.testing.assert_allclose(got, np.log(np.mean(pairs)), rtol=1e-4)
@@ -33,7 +33,7 @@ def test_uniformity_in_tiles_and_its_gradient(monkeypatch):
     return jnp.log(jnp.sum(jnp.where(jnp.eye(29, dtype=bool), 0.0, jnp.exp(-2 * squares))) / (29 * 28))
 
   monkeypatch.setattr(metrics.sphere, "TILE", 8)
-  value, gradient = jax.value_and_grad(metrics.uniformity)(z)
+  value, gradient = jax.jit(jax.value_and_grad(metrics.uniformity))(z)
   np.testing.assert_allclose(value, dense(z), rtol=1e-5)
   np.testing.assert_allclose(gradient, jax.grad(dense)(z), rtol=1e-3, atol=1e-6)
   assert bool(jnp.isfinite(jax.grad(lambda x: metrics.alignment(x, z, alpha=1))(z)).all())
