@@ -17,8 +17,8 @@ from spectral_jax.augment.geometry import blur, warp, warp_matrix
 
 def config(**changes):
   return ml_collections.ConfigDict(dict(
-      crop_scale=None, flip=False, jitter_strength=0.0, jitter_prob=0.0, grey_prob=0.0, blur_prob=0.0, solarise_prob=0.0,
-      affine=dict(rotation_deg=0.0, scale=0.0, shear=0.0, shift=0.0)) | changes)
+      crop_scale=None, flip=False, jitter_strength=0.0, jitter_prob=0.0, grey_prob=0.0, blur_prob=0.0,
+      solarise_prob=0.0, affine=dict(rotation_deg=0.0, scale=0.0, shear=0.0, shift=0.0)) | changes)
 
 
 def image(seed=0, shape=(7, 6, 3)):
@@ -141,8 +141,8 @@ def test_grey_solarise_and_jitter():
 
 def test_a_single_channel_keeps_its_colour():
   x = image(shape=(8, 8, 1))
-  everything = config(crop_scale=(0.2, 1.0), flip=True, jitter_strength=1.0, jitter_prob=1.0, grey_prob=1.0, blur_prob=1.0,
-                      solarise_prob=0.2, affine=dict(rotation_deg=10.0, scale=0.1, shear=0.1, shift=0.1))
+  everything = config(crop_scale=(0.2, 1.0), flip=True, jitter_strength=1.0, jitter_prob=1.0, grey_prob=1.0,
+                      blur_prob=1.0, solarise_prob=0.2, affine=dict(rotation_deg=10.0, scale=0.1, shear=0.1, shift=0.1))
   views = views_of(everything, x, 4, size=12)
   assert views.shape == (4, 12, 12, 1) and np.isfinite(views).all()
 

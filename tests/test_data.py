@@ -17,8 +17,8 @@ from spectral_jax.data.dataset import stratified_split
 
 def config(**changes):
   return ml_collections.ConfigDict(dict(
-      name="folder", data_dir="", image_size=16, path="resident", test_fraction=0.25, classes="", on_undecodable="error")
-      | changes)
+      name="folder", data_dir="", image_size=16, path="resident", test_fraction=0.25, classes="",
+      on_undecodable="error") | changes)
 
 
 def write(folder, count, *, seed=0, mode="RGB", size=(16, 16), suffix="png"):
@@ -103,6 +103,26 @@ def test_images_by_both_paths_are_the_same(tmp_path):
   assert not streamed.resident and streamed.train.encoded.sizes.tolist() == [[16, 16]] * 6
   np.testing.assert_array_equal(resident.train.images(), streamed.train.images())
   np.testing.assert_array_equal(resident.test.labels, streamed.test.labels)
+
+
+def test_a_damaged_cache_is_made_again(tmp_path, monkeypatch):
+  monkeypatch.setenv("SPECTRAL_JAX_CACHE", str(tmp_path / "cache"))
+  for name in "ab":
+    write(tmp_path / "images" / name, 4)
+  first = open_dataset(config(data_dir=str(tmp_path / "images"), path="stream"))
+  files = list((tmp_path / "cache").iterdir())
+  assert len(files) == 2 and {file.suffix for file in files} == {".npz"}
+  for content in (b"", b"PK\x03\x04 cut short"):
+    files[0].write_bytes(content)
+    again = open_dataset(config(data_dir=str(tmp_path / "images"), path="stream"))
+    np.testing.assert_array_equal(again.train.encoded.sizes, first.train.encoded.sizes)
+  # A file that changes is looked at anew.
+  Image.new("RGB", (5, 9)).save(tmp_path / "images" / "a" / "00.png")
+  changed = open_dataset(config(data_dir=str(tmp_path / "images"), path="stream"))
+  assert [9, 5] in np.concatenate([changed.train.encoded.sizes, changed.test.encoded.sizes]).tolist()
+  (tmp_path / "cache2").write_text("not a folder")
+  monkeypatch.setenv("SPECTRAL_JAX_CACHE", str(tmp_path / "cache2"))
+  assert open_dataset(config(data_dir=str(tmp_path / "images"), path="stream")).train.size == 6
 
 
 def test_size_decides_the_path(tmp_path, monkeypatch):

@@ -14,8 +14,8 @@ from spectral_jax.models.resnet import BasicBlock, BottleneckBlock
 
 def config(**changes):
   return ml_collections.ConfigDict(dict(
-      encoder="convnet", stem="cifar", width=1.0, projector_layers=2, projector_hidden=0, projector_dim=16, dtype="float32")
-      | changes)
+      encoder="convnet", stem="cifar", width=1.0, projector_layers=2, projector_hidden=0, projector_dim=16,
+      dtype="float32") | changes)
 
 
 def shapes(settings, image_shape):
@@ -31,7 +31,7 @@ def count(tree):
 
 
 @pytest.mark.parametrize("encoder, stem, parameters, features", [
-    # torchvision's counts less its classification layer of 1,000 (512 or 2,048 inputs): 11,689,512, 21,797,672, 25,557,032.
+    # torchvision's counts, 11,689,512, 21,797,672 and 25,557,032, less the layer from 512 or 2,048 to 1,000 classes.
     ("resnet18", "imagenet", 11_689_512 - 513_000, 512),
     ("resnet34", "imagenet", 21_797_672 - 513_000, 512),
     ("resnet50", "imagenet", 25_557_032 - 2_049_000, 2048),

@@ -24,8 +24,9 @@ def data(tmp_path_factory):
       (root / part / name).mkdir(parents=True)
       for i, (height, width) in enumerate(SIZES):
         y, x = np.mgrid[:height, :width]
-        image = np.stack([127 + 120 * np.sin((x + i) / 9 + label), 4 * y % 256, (x + y + 40 * i) % 256], -1).astype(np.uint8)
-        Image.fromarray(image).save(root / part / name / f"{i}.{'png' if i == 3 else 'jpg'}", **({} if i == 3 else {"quality": 95}))
+        image = np.stack([127 + 120 * np.sin((x + i) / 9 + label), 4 * y % 256, (x + y + 40 * i) % 256], axis=-1)
+        suffix = "png" if i == 3 else "jpg"
+        Image.fromarray(image.astype(np.uint8)).save(root / part / name / f"{i}.{suffix}")
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv("SPECTRAL_JAX_CACHE", str(tmp_path_factory.mktemp("cache")))
     yield open_dataset(ml_collections.ConfigDict(dict(

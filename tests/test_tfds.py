@@ -1,4 +1,4 @@
-"""Prepared TensorFlow Datasets of every shape: file formats, several files, no test part, class subsets, broken records."""
+"""Prepared TensorFlow Datasets: file formats, several files, no test part, class subsets, broken records."""
 
 import io
 
@@ -28,7 +28,7 @@ def jpeg(seed):
 
 
 def prepare(data_dir, parts, names, *, name="tiny", file_format="tfrecord", broken=()):
-  """Writes `parts`: split name -> labels, in two files each. Image i of a part is `jpeg(i)`, or none where i is `broken`."""
+  """Writes `parts`: split name -> labels, in two files each. Image i of a part is `jpeg(i)`, unless it is broken."""
   features = tfds.features.FeaturesDict({
       "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
       "label": tfds.features.ClassLabel(names=list(names)),
@@ -103,7 +103,8 @@ def test_imagenet100_is_taken_out_of_a_larger_data_set(tmp_path):
     data = open_dataset(config(tmp_path, name="imagenet2012", classes="imagenet100", path=path))
     assert data.class_names == wanted and data.train.size == 200 and data.test.size == 100
     assert data.train.labels.tolist() == list(range(100)) * 2
-  assert open_dataset(config(tmp_path, name="imagenet2012", classes="imagenet100")).test.encoded.read(np.array([0])) == [jpeg(1)]
+  streamed = open_dataset(config(tmp_path, name="imagenet2012", classes="imagenet100"))
+  assert streamed.test.encoded.read(np.array([0])) == [jpeg(1)]
 
 
 @pytest.mark.parametrize("path", ["stream", "resident"])

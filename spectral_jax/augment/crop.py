@@ -1,9 +1,9 @@
 """The random resized crop (Szegedy et al. 2015, arXiv 1409.4842): where it lies, and cutting it out on the device.
 
-A box is `(top, left, height, width)` in pixels. Its share of the image's area is uniform in `scale` and the logarithm of
-its aspect ratio uniform in log(3/4), log(4/3). Of ten draws the first that fits is taken; if none fits, the whole image,
-narrowed to a permitted ratio, is. `box` is written for both array modules: the streaming path
-computes boxes with NumPy before an image is decoded, the resident path with JAX on the device.
+A box is `(top, left, height, width)` in pixels. Its share of the image's area is uniform in `scale` and the logarithm
+of its aspect ratio uniform in log(3/4), log(4/3). Of ten draws the first that fits is taken; if none fits, the whole
+image, narrowed to a permitted ratio, is. `box` is written for both array modules: the streaming path computes boxes
+with NumPy before an image is decoded, the resident path with JAX on the device.
 """
 
 import jax

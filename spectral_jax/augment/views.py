@@ -1,9 +1,10 @@
 """One image to one view, and a batch to two; everything random is a function of (seed, step, index, view).
 
-Strengths are SimCLR's (Chen et al. 2020, arXiv 2002.05709, appendices A and B.9): for a strength s, brightness, contrast
-and saturation are multiplied by a uniform number in 1 +- 0.8 s and the hue is turned by up to 0.2 s, with probability
-0.8; grey with probability 0.2; blur with probability 0.5, a deviation in (0.1, 2) pixels and a kernel of a tenth of the
-image. ImageNet has s = 1 and the blur; CIFAR-10 has s = 0.5 and none. Solarising is BYOL's (arXiv 2006.07733, appendix B).
+Strengths are SimCLR's (Chen et al. 2020, arXiv 2002.05709, appendices A and B.9): for a strength s, brightness,
+contrast and saturation are multiplied by a uniform number in 1 +- 0.8 s and the hue is turned by up to 0.2 s, with
+probability 0.8; grey with probability 0.2; blur with probability 0.5, a deviation in (0.1, 2) pixels and a kernel of a
+tenth of the image. ImageNet has s = 1 and the blur; CIFAR-10 has s = 0.5 and none. Solarising is BYOL's (Grill et al.
+2020, arXiv 2006.07733, appendix B).
 The four colour operations come in a fixed order, not a random one: under vmap a random order costs all orders.
 """
 
@@ -22,7 +23,7 @@ def make_augment(config, image_size, *, cropped=False):
   """The augmentation that `config.augment` describes, as a function of one image.
 
   Args:
-    config: ConfigDict with `crop_scale` ((lo, hi), the crop's share of the area; None or () for no crop), `flip` (bool),
+    config: ConfigDict with `crop_scale` ((lo, hi), the crop's share of the area; None or () for no crop), `flip`,
       `jitter_strength` and `jitter_prob`, `grey_prob`, `blur_prob`, `solarise_prob`, and `affine` with half-widths
       `rotation_deg` (degrees), `scale`, `shear` and `shift` (shares; zeros leave the warp out).
     image_size: height and width of the view in pixels.

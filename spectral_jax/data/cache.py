@@ -4,14 +4,16 @@ import hashlib
 import os
 import pathlib
 import tempfile
+import zipfile
 
 import numpy as np
 
 
 def cache_dir():
   """`$SPECTRAL_JAX_CACHE`, else `spectral_jax` in `$XDG_CACHE_HOME` or `~/.cache`."""
-  own = os.environ.get("SPECTRAL_JAX_CACHE")
-  return pathlib.Path(own or pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "spectral_jax")
+  if own := os.environ.get("SPECTRAL_JAX_CACHE"):
+    return pathlib.Path(own)
+  return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "spectral_jax"
 
 
 def fingerprint(*parts):
@@ -25,7 +27,7 @@ def cached(name, compute):
   try:
     with np.load(path) as stored:
       return dict(stored)
-  except (OSError, ValueError, EOFError):
+  except (OSError, ValueError, EOFError, zipfile.BadZipFile):
     arrays = compute()
   try:
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -24,14 +24,14 @@ def wanted_classes(classes):
 
 
 def choose(names, classes, where):
-  """The names of `where` that are used, sorted as there; raises if any that `config.data.classes` asks for is missing."""
+  """The names of `where` that `config.data.classes` asks for, in their order; raises if any is missing."""
   wanted = wanted_classes(classes)
   if wanted is None:
     return tuple(names)
   missing = sorted(set(wanted) - set(names))
   if missing:
-    raise ValueError(f"config.data.classes={classes!r} needs {len(wanted)} classes, but {where} lacks {len(missing)} of them, "
-                     f"{_few(missing)}; fetch them or set config.data.classes to ''")
+    raise ValueError(f"config.data.classes={classes!r} needs {len(wanted)} classes, but {where} lacks "
+                     f"{len(missing)} of them, {_few(missing)}; fetch them or set config.data.classes to ''")
   return tuple(name for name in names if name in set(wanted))
 
 

@@ -1,17 +1,17 @@
-"""One description of a data set, read in two ways: resident (decoded once) or streamed (decoded and cropped per step)."""
+"""One description of a data set, read in two ways: resident (decoded once) or streamed (decoded in every step)."""
 
 import dataclasses
 from typing import Callable, Sequence
 
 import numpy as np
 
-# Decoded bytes up to which `path="auto"` keeps a data set resident; CIFAR takes 184 MB, ImageNet-100 at 224 pixels 19 GB.
+# Decoded bytes up to which `path="auto"` stays resident; CIFAR takes 184 MB, ImageNet-100 at 224 pixels 19 GB.
 RESIDENT_BYTES = 2 * 1024**3
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-  """Images that are still encoded: `read(indices)` returns their bytes, `sizes` is `(n, 2)` int32 heights and widths."""
+  """Images still encoded: `read(indices)` returns their bytes, `sizes` `(n, 2)` int32 are heights and widths."""
   read: Callable[[np.ndarray], Sequence[bytes]]
   sizes: np.ndarray
   channels: int

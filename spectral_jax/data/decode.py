@@ -1,4 +1,4 @@
-"""Encoded images to uint8 arrays of one size, with Pillow, in threads; and what to do with those that cannot be decoded."""
+"""Encoded images to uint8 arrays of one size, with Pillow, in threads; and what becomes of undecodable ones."""
 
 import concurrent.futures
 import io
@@ -61,7 +61,7 @@ def inspect(blob, *, whole=False):
 
 
 def decode(blob, size, channels):
-  """One image as uint8 `(size, size, channels)`: the largest middle square, resized (bilinear) if it is not that size."""
+  """One image as uint8 `(size, size, channels)`: its largest middle square, resized (bilinear) if need be."""
   return _decode(blob, size, channels)[0]
 
 

@@ -1,4 +1,4 @@
-"""A folder of class folders: `train/CLASS/*` and `test/CLASS/*` (or `val`), or `CLASS/*` of which a part is held out."""
+"""A folder of class folders: `train/CLASS/*` and `test/CLASS/*` (or `val`), or `CLASS/*`, a part held out."""
 
 import concurrent.futures
 import functools
@@ -68,7 +68,8 @@ def _list_images(root, names):
     paths += files
     labels += [label] * len(files)
   if not paths and root.name not in TEST_NAMES:
-    raise ValueError(f"{root} has {len(names)} folders but no images; looked for {', '.join(SUFFIXES)} in {root}/CLASS/")
+    raise ValueError(f"{root} has {len(names)} folders but no images; looked for {', '.join(SUFFIXES)} "
+                     f"in {root}/CLASS/")
   return np.array(paths, object), np.array(labels, np.int32)
 
 

@@ -31,7 +31,8 @@ def open_dataset(data):
 
   >>> import ml_collections
   >>> digits = open_dataset(ml_collections.ConfigDict(dict(
-  ...     name="digits", data_dir="", image_size=8, path="auto", test_fraction=0.2, classes="", on_undecodable="error")))
+  ...     name="digits", data_dir="", image_size=8, path="auto", test_fraction=0.2, classes="",
+  ...     on_undecodable="error")))
   >>> digits.train.size, digits.test.size, digits.train.images().shape
   (1438, 359, (1438, 8, 8, 1))
   """

@@ -1,8 +1,8 @@
 """Random access to the records of a prepared TensorFlow Datasets split, whatever order its files are in.
 
-A TFRecord file has no index: records lie one after the other, each preceded by its length. One pass over the files finds
-where each record starts, its label and its image's size; the result is cached on disk, so later runs begin at once.
-ArrayRecord files are random-access already and only the labels and sizes are collected.
+A TFRecord file has no index: records lie one after the other, each preceded by its length. One pass over the files
+finds where each record starts, its label and its image's size; the result is cached on disk, so later runs begin at
+once. ArrayRecord files are random-access already and only the labels and sizes are collected.
 """
 
 import functools
@@ -41,8 +41,8 @@ def index_records(builder, part, image, label, *, skip, name):
     source = _array_records(instructions)
     scan = functools.partial(_scan_array_records, source)
   else:
-    raise ValueError(f"{name} is stored as {kind}, which cannot be streamed; use config.data.path='resident', or prepare it "
-                     "again with tfds build --file_format=array_record")
+    raise ValueError(f"{name} is stored as {kind}, which cannot be streamed; use config.data.path='resident', or "
+                     "prepare it again with tfds build --file_format=array_record")
   found = cached(f"records-{key}", lambda: _collect(scan(), image, label, skip, f"{name}'s {part}"))
   if kind == "tfrecord":
     return found, lambda indices: [_image(_pread(files, found, i), image) for i in indices]
@@ -77,7 +77,8 @@ def _scan_tfrecords(instructions):
         record = file.read(length)
         file.seek(FOOTER, os.SEEK_CUR)
         if len(record) != length or length == 0:
-          raise ValueError(f"{instruction.filename} ends inside record {i}; the file is cut short or damaged, prepare it again")
+          raise ValueError(f"{instruction.filename} ends inside record {i}: it is cut short or damaged; "
+                           "prepare the data set again")
         if i >= instruction.skip:
           yield shard, offset, record
 

@@ -32,7 +32,8 @@ def stream(split, index_batches, *, image_size=None, seed=0, start_step=0, train
     prefetch: finished batches kept ready.
 
   Returns:
-    An iterator of dictionaries: `images` uint8 `(views, b, image_size, image_size, c)`, `labels` and `index` int32 `(b,)`.
+    An iterator of dictionaries: `images` uint8 `(views, b, image_size, image_size, c)`, `labels` and `index` int32
+    `(b,)`.
 
   Raises:
     ImportError: without TensorFlow.
@@ -41,7 +42,7 @@ def stream(split, index_batches, *, image_size=None, seed=0, start_step=0, train
   """
   tf = import_tensorflow("streaming images")
   if split.encoded is None:
-    raise ValueError("this split is resident and has nothing to stream; open the data set with config.data.path='stream'")
+    raise ValueError("this split is resident, with nothing to stream; open the data set with config.data.path='stream'")
   rows = [np.asarray(row, np.int32) for row in index_batches]
   _check_rows(rows, split.size)
   size = image_size or split.image_size
@@ -104,10 +105,11 @@ def _mix(state, value):
 def _check_rows(rows, size):
   for t, row in enumerate(rows):
     if row.ndim != 1 or len(row) != len(rows[0]) and not (t == len(rows) - 1 and 0 < len(row) < len(rows[0])):
-      raise ValueError(f"index_batches must be rows of one length, the last perhaps shorter; row {t} has shape {row.shape} "
-                       f"and the first {rows[0].shape}")
+      raise ValueError("index_batches must be rows of one length, the last perhaps shorter; "
+                       f"row {t} has shape {row.shape} and the first {rows[0].shape}")
     if row.size and not 0 <= row.min() <= row.max() < size:
-      raise ValueError(f"index_batches must hold indices from 0 to {size - 1}, got {row.min()} to {row.max()} in row {t}")
+      raise ValueError(f"index_batches must hold indices from 0 to {size - 1}, got {row.min()} to {row.max()} "
+                       f"in row {t}")
 
 
 def _middle(heights, widths):

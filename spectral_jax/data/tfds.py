@@ -18,8 +18,8 @@ BATCH = 1024
 def open_tfds(data):
   """The data set that TensorFlow Datasets calls `data.name`, as prepared in `data.data_dir`; nothing is downloaded.
 
-  Its `train` is the training part; its `test`, else its `validation`, else a held-out share of `train` is the test part.
-  Labels below zero, which a few data sets have for unlabelled images, are kept.
+  Its `train` is the training part; its `test`, else its `validation`, else a held-out share of `train` is the test
+  part. Labels below zero, which a few data sets have for unlabelled images, are kept.
   """
   builder = _builder(data)
   image, label, channels = _features(builder, data.name)
@@ -57,14 +57,14 @@ def _builder(data):
   except tfds.core.registered.DatasetNotFoundError as error:
     known = ["digits", "folder", *tfds.list_builders()]
     if str(name) not in known:
-      raise ValueError(f"config.data.name={data.name!r} is not known.{nearest(str(name), known)} It is 'digits', 'folder' "
-                       "(with config.data.data_dir) or a name of TensorFlow Datasets") from error
+      raise ValueError(f"config.data.name={data.name!r} is not known.{nearest(str(name), known)} It is 'digits', "
+                       "'folder' (with config.data.data_dir) or a name of TensorFlow Datasets") from error
     where = data.data_dir or tfds.core.constants.get_default_data_dir()
     manual = " after placing its archives as that command asks" if str(name).startswith("imagenet2012") else ""
     raise FileNotFoundError(
         f"{data.name} is not prepared in {where}; fetch it{manual} with: tfds build {data.name} "
-        f"--data_dir={shlex.quote(str(where))}  (needs pip install 'spectral_jax[train,tf]'), or set config.data.data_dir "
-        "to where it is") from error
+        f"--data_dir={shlex.quote(str(where))}  (needs pip install 'spectral_jax[train,tf]'), "
+        "or set config.data.data_dir to where it is") from error
 
 
 def _features(builder, name):

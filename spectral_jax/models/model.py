@@ -27,8 +27,9 @@ def build_model(config):
 
   Args:
     config: ConfigDict with `encoder` ("convnet", "resnet18", "resnet34" or "resnet50"), `stem` ("cifar" or "imagenet";
-      ResNets only), `width` (multiplier of every encoder's channels), `projector_layers` (1 to 3), `projector_hidden` (0: as wide as the
-      features), `projector_dim`, and `dtype` of the computation ("float32" or "bfloat16"; parameters and statistics stay float32).
+      ResNets only), `width` (multiplier of every encoder's channels), `projector_layers` (1 to 3), `projector_hidden`
+      (0: as wide as the features), `projector_dim`, and `dtype` of the computation ("float32" or "bfloat16"; parameters
+      and statistics stay float32).
 
   Returns:
     A Linen module; `module.apply(variables, x, train=False)` maps float images `(b, h, w, c)` to

@@ -28,8 +28,8 @@ def batch_norm(*, train, dtype, **kwargs):
 def convolution(features, size, stride=1, *, dtype, name=None):
   """A `size` x `size` convolution without bias, padded by (size - 1) / 2 on every side at any stride."""
   pad = (size - 1) // 2
-  return nn.Conv(features, (size, size), (stride, stride), padding=((pad, pad), (pad, pad)), use_bias=False, dtype=dtype,
-                 kernel_init=_kaiming, name=name)
+  return nn.Conv(features, (size, size), (stride, stride), padding=((pad, pad), (pad, pad)), use_bias=False,
+                 dtype=dtype, kernel_init=_kaiming, name=name)
 
 
 class BasicBlock(nn.Module):
