@@ -42,9 +42,9 @@ def get_defaults():
       keep=3)                          # the last so many, and the best
   config.selection = _selection()
   config.bank = config_dict.create(
-      refresh_epochs=1,
+      refresh_epochs=1,                # epochs that an embedding bank serves before it is made anew
       dtype="float32",
-      momentum=0.0)                    # > 0: embeddings of the moving-average encoder
+      momentum=0.0)                    # > 0: embeddings of the encoder's moving average, e.g. 0.99
   config.eval = config_dict.create(
       batch_size=512,
       knn_k=20,
@@ -102,10 +102,11 @@ def _selection():
   return config_dict.create(
       rule="random",                   # "random", "greedy", "pool", "log_det" or "hard"
       coverage="balanced",             # or "oversampled", "independent"
-      candidates=64,
+      candidates=64,                   # looked at for each element; 0: all that are left
       objective="max",
       target=config_dict.placeholder(float),  # share of the largest possible rank to aim at; None: no target
       policy="P3",
       pools=16,
-      superbatch=16,                   # batches grown together
+      superbatch=16,                   # balanced: batches grown together
+      oversample=2,                    # oversampled: examples that a batch is chosen from, in batches
       center=False)

@@ -38,10 +38,13 @@ def main_job(config, workdir):
     return report.closing(run, state, host, folder)
 
 
-def train(run, folder):
-  """Makes the steps that are left. Returns the last state and the numbers that are counted along."""
+def train(run, folder, evaluate=None):
+  """Makes the steps that are left. Returns the last state and the numbers that are counted along.
+
+  `evaluate(run, state, log, step)` returns the scores that choose the best checkpoint; by default `nearest_neighbours`.
+  """
   config = run.config
-  state, tables = run.init(), batches.first_tables(config, run.dataset.train.size)
+  state, tables = run.init(), first_tables(run)
   host = {"seconds": 0.0, "timed": [0, 0.0], "last": {}}
   with checkpoints.open_checkpoints(folder, config.checkpoint) as manager:
     restored = checkpoints.restore_latest(manager, state, tables)
@@ -50,7 +53,8 @@ def train(run, folder):
       print(f"Going on from the checkpoint of step {int(state.step)}.")
     log = Log(folder, int(state.step), run.total_steps, config, host)
     try:
-      state = steps(run, state, tables, log, manager)
+      with Planner(run, tables, log) as planner:
+        state = steps(run, state, planner, log, manager, evaluate or nearest_neighbours)
     except Diverged as error:
       raise FloatingPointError(_advice(error, config, manager)) from None
     finally:
@@ -58,15 +62,14 @@ def train(run, folder):
   return state, log.host()
 
 
-def steps(run, state, tables, log, manager):
+def steps(run, state, planner, log, manager, evaluate):
   """The loop itself. Nothing in it waits for the device, but evaluations and checkpoints."""
-  config, step, planner = run.config, int(state.step), Planner(run, tables, log)
+  config, step = run.config, int(state.step)
   log.start()
   while step < run.total_steps:
     epoch, done = divmod(step, run.steps_per_epoch)
-    if tables.epoch < epoch:
-      tables = batches.next_tables(config, size, tables)
-    for batch in feed(tables.present[done:done + run.total_steps - step], step, run):
+    table = planner.table(epoch, state)
+    for batch in feed(table[done:done + run.total_steps - step], step, run):
       observed = config.diagnostics_every and step % config.diagnostics_every == 0
       with jax.transfer_guard("disallow"):  # a hidden copy in every step would cost more than it shows
         state, metrics = (run.observed_step if observed else run.step)(state, batch, run.images, run.labels)
@@ -74,8 +77,9 @@ def steps(run, state, tables, log, manager):
       log.add(step, metrics)
       evaluates = is_due(step, run, config.eval_every_epochs * run.steps_per_epoch)
       if evaluates or is_due(step, run, config.checkpoint.every_steps):
+        tables = planner.tables(step)
         log.flush()  # raises where a loss is not finite, so that no such state is ever saved
-        scores = nearest_neighbours(run, state, log, step) if evaluates else None
+        scores = evaluate(run, state, log, step) if evaluates else None
         checkpoints.save(manager, step, state, tables, log.host(), scores)
         log.start()
   return state

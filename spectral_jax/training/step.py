@@ -47,7 +47,7 @@ def make_update(model, tx, schedule, objective, whiten):
     (loss, (batch_stats, embeddings)), gradient = jax.value_and_grad(forward, has_aux=True)(
         state.params, state, views, labels)
     changes, opt_state = tx.update(gradient, state.opt_state, state.params)
-    metrics = {"loss": loss, "gradient_norm": optax.global_norm(gradient), "learning_rate": schedule(state.step)}
+    metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradient), "learning_rate": schedule(state.step)}
     new = State(state.step + 1, state.key, optax.apply_updates(state.params, changes), batch_stats, opt_state)
     return new, metrics, embeddings
 
