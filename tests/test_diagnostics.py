@@ -1,0 +1,80 @@
+"""What a step's embeddings report, on one device and on eight; the gradient-variance study and its command."""
+
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from spectral_jax.training.diagnostics import diagnostics
+
+report_of = jax.jit(functools.partial(diagnostics, temperature=0.2))
+
+
+@pytest.fixture(scope="module")
+def pair():
+  rng = np.random.default_rng(0)
+  u = rng.normal(size=(32, 8)) * np.linspace(0.2, 2, 8)
+  return jnp.asarray(3 * u, jnp.float32), jnp.asarray(u + 0.3 * rng.normal(size=u.shape), jnp.float32)
+
+
+def test_report_against_plain_formulas(pair):
+  u, v = pair
+  report = {key: float(value) for key, value in report_of(u, v).items()}
+  unit = lambda x: np.asarray(x, np.float64) / np.linalg.norm(x, axis=1, keepdims=True)
+  both = np.concatenate([unit(u), unit(v)])
+  p = np.linalg.eigvalsh(both.T @ both / 64)
+  assert report["band_lower"] <= report["band_value"] <= report["band_upper"]
+  np.testing.assert_allclose(report["band_upper_ratio"], np.sqrt(report["band_upper"] / report["band_value"]), rtol=1e-5)
+  np.testing.assert_allclose(report["top_eigenvalue"], p[-1], rtol=1e-4)
+  np.testing.assert_allclose(report["effective_rank"], np.exp(-(p * np.log(p)).sum()), rtol=1e-4)
+  np.testing.assert_allclose(report["effective_rank_participation"], 1 / (p ** 2).sum(), rtol=1e-4)
+  np.testing.assert_allclose(report["alignment"], np.mean(np.sum((unit(u) - unit(v)) ** 2, axis=1)), rtol=1e-4)
+  e = np.exp(unit(u) @ unit(v).T / 0.2)
+  q = 1 - np.diag(e) / e.sum(1)
+  w = e * (1 - np.eye(32)) / (e.sum(1) - np.diag(e))[:, None]
+  np.testing.assert_allclose(report["vanished_share"], np.mean(q < 0.01), atol=1e-6)
+  np.testing.assert_allclose(report["effective_negatives"], np.mean(1 / (w ** 2).sum(1)), rtol=1e-4)
+  measured = np.mean(np.sum(((w * q[:, None]) @ unit(v) - q[:, None] * unit(v)) ** 2, axis=1)) / 0.04
+  np.testing.assert_allclose(report["band_value"], measured, rtol=1e-4)
+
+
+def test_eight_devices_report_what_one_does(pair):
+  mesh = Mesh(np.asarray(jax.devices()[:8]), ("data",))
+  rows = NamedSharding(mesh, PartitionSpec("data"))
+  one, eight = report_of(*pair), report_of(*jax.device_put(pair, (rows, rows)))
+  for key, value in one.items():
+    np.testing.assert_allclose(eight[key], value, rtol=1e-4, err_msg=key)
+
+
+def test_collapsed_and_empty_batches_report_finite_numbers():
+  for x in (jnp.ones((4, 3)), jnp.zeros((4, 3))):
+    assert all(bool(jnp.isfinite(value)) for value in diagnostics(x, x, temperature=0.2).values())
+
+
+def test_gradient_variance_study(tmp_path):
+  from spectral_jax import variance
+  from spectral_jax.data import open_dataset
+  from spectral_jax.training.gradient_variance import gradient_variance
+  from spectral_jax.training.mesh import make_mesh
+  from spectral_jax.training.setup import prepare
+  from configs import digits
+
+  config = digits.get_config()
+  with config.unlocked():
+    config.batch_size, config.model.width, config.model.projector_hidden, config.model.projector_dim = 64, 0.25, 32, 16
+  run = prepare(config, open_dataset(config.data), make_mesh(config.model_parallel))
+  rows = gradient_variance(run, run.init(), batches=3)
+  assert rows["none"]["variance_ratio"] == rows["none"]["predicted_ratio"] == 1
+  assert all(np.isfinite(value) and value > 0 for row in rows.values() for value in row.values())
+  variance.save_picture(tmp_path / "variance.png", {"after 0 steps": rows})
+  assert (tmp_path / "variance.png").stat().st_size > 1000
+  assert "zca" in variance.table({"after 0 steps": rows}, "digits", 3)
+  assert json.loads(json.dumps(rows)) == rows
+  with pytest.raises(ValueError, match="batches must be at least 2"):
+    gradient_variance(run, run.init(), batches=1)
+  with pytest.raises(ValueError, match="methods must hold ''"):
+    gradient_variance(run, run.init(), methods=("zca",))
