@@ -32,6 +32,10 @@ def warp(image, matrix, translation):
     image: `(h, w, c)` float.
     matrix: `(2, 2)`, acting on (down, across) pixels from the centre.
     translation: `(2,)`, a share of the height and width.
+
+  >>> image = jnp.arange(4.0).reshape(2, 2, 1)
+  >>> warp(image, jnp.eye(2), jnp.array([0.5, 0.0]))[..., 0].tolist()
+  [[2.0, 3.0], [0.0, 0.0]]
   """
   height, width, _ = image.shape
   centre = jnp.array([(height - 1) / 2, (width - 1) / 2])
@@ -44,7 +48,12 @@ def warp(image, matrix, translation):
 
 
 def blur(image, sigma, radius):
-  """Gaussian blur of an image `(h, w, c)`: `sigma` in pixels, cut off at `radius` pixels, zero outside the image."""
+  """Gaussian blur of an image `(h, w, c)`: `sigma` in pixels, cut off at `radius` pixels, zero outside the image.
+
+  >>> spike = jnp.zeros((3, 3, 1)).at[1, 1].set(1.0)
+  >>> [f"{x:.3f}" for x in blur(spike, 1.0, 1)[1, :, 0].tolist()]
+  ['0.124', '0.204', '0.124']
+  """
   offsets = jnp.arange(-radius, radius + 1)
   total = jnp.sum(jnp.exp(-offsets**2 / (2 * sigma**2)))
 

@@ -40,7 +40,8 @@ def make_augment(config, image_size, *, cropped=False):
   >>> config = ml_collections.ConfigDict(dict(
   ...     crop_scale=(0.2, 1.0), flip=True, jitter_strength=0.5, jitter_prob=0.8, grey_prob=0.2, blur_prob=0.0,
   ...     solarise_prob=0.0, affine=dict(rotation_deg=0.0, scale=0.0, shear=0.0, shift=0.0)))
-  >>> make_augment(config, 32)(jax.random.key(0), jnp.ones((32, 32, 3))).shape
+  >>> augment = jax.jit(make_augment(config, 32))
+  >>> augment(jax.random.key(0), jnp.ones((48, 48, 3))).shape
   (32, 32, 3)
   """
   _check(config)
@@ -84,6 +85,11 @@ def two_views(augment, key, indices, images):
 
   Returns:
     `(u, v)`, each float32 `(b, size, size, c)`.
+
+  >>> images = jnp.full((3, 8, 8, 1), 255, jnp.uint8)
+  >>> u, v = two_views(lambda key, image: image, jax.random.key(0), jnp.arange(3), images)
+  >>> u.shape, float(u.max())
+  ((3, 8, 8, 1), 1.0)
   """
   keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(indices)
   pairs = images if images.ndim == 5 else (images, images)

@@ -43,7 +43,7 @@ def build_model(config):
   ...                                         projector_hidden=64, projector_dim=32, dtype="float32"))
   >>> model = build_model(config)
   >>> x = jax.numpy.zeros((4, 8, 8, 1))
-  >>> features, projections = model.apply(model.init(jax.random.key(0), x), x)
+  >>> features, projections = jax.jit(model.apply)(jax.jit(model.init)(jax.random.key(0), x), x)
   >>> features.shape, projections.shape
   ((4, 512), (4, 32))
   """

@@ -1,0 +1,23 @@
+"""The examples in docstrings run and print what they say."""
+
+import doctest
+import importlib
+import pkgutil
+
+import pytest
+
+import spectral_jax
+
+# Each defines the flags of a command, of which one process can have only one set.
+COMMANDS = ("spectral_jax.main", "spectral_jax.compare", "spectral_jax.validate", "spectral_jax.variance")
+NAMES = sorted(set(m.name for m in pkgutil.walk_packages(spectral_jax.__path__, "spectral_jax.")) - set(COMMANDS))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_examples(name):
+  module = importlib.import_module(name)
+  examples = doctest.DocTestFinder().find(module, name)
+  runner = doctest.DocTestRunner()
+  for example in examples:
+    runner.run(example)
+  assert runner.summarize().failed == 0
