@@ -6,13 +6,13 @@ import jax.numpy as jnp
 
 from spectral_jax import _anchors, _arrays
 from spectral_jax.bounds.apriori import apriori_band
-from spectral_jax.bounds.band import shared, widened
+from spectral_jax.bounds.band import LEADING, shared, widened
 from spectral_jax.bounds.plugin import regression_band
 from spectral_jax.bounds.terms import map_rows, row_terms, three_term_band
 
 
 def anchor_band(u, v, *, loss="info_nce", temperature=0.1, kind="plugin", labels=None, negatives=None, t=2.0,
-                gamma=16.0, positive_in_denominator=False, leading=4):
+                gamma=16.0, positive_in_denominator=False, leading=LEADING):
   """Squared norm of every anchor's gradient between two proved bounds.
 
   `plugin` knows the weights' projections on the anchor and on the leading eigenvectors of the batch; what these leave
@@ -23,7 +23,7 @@ def anchor_band(u, v, *, loss="info_nce", temperature=0.1, kind="plugin", labels
   Args:
     u, v, loss, temperature, labels, negatives, t, gamma, positive_in_denominator: as for `gradients.anchor_terms`.
     kind: `"plugin"` (default) or `"apriori"`.
-    leading: eigenvectors along which the plug-in band is exact; 4 by default (docs/theory.md has the tightness for
+    leading: eigenvectors along which the plug-in band is exact; 8 by default (docs/theory.md has the tightness for
       others). With `leading >= d - 1` the band closes on the value.
 
   Returns:
@@ -43,7 +43,7 @@ def anchor_band(u, v, *, loss="info_nce", temperature=0.1, kind="plugin", labels
   """
   _arrays.choice("kind", kind, ("plugin", "apriori"))
   if leading < 0:
-    raise ValueError(f"leading must be at least 0, got {leading}; 4 is the default")
+    raise ValueError(f"leading must be at least 0, got {leading}; {LEADING} is the default")
   p = _anchors.problem(u, v, loss=loss, temperature=temperature, labels=labels, negatives=negatives, t=t, gamma=gamma)
   row = plugin_row if kind == "plugin" else partial(apriori_row, p=p, loss=loss, inside=positive_in_denominator)
   return map_rows(row, p, shared(p.bank, leading), loss, positive_in_denominator)

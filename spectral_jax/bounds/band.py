@@ -7,6 +7,9 @@ import jax.numpy as jnp
 from spectral_jax import _arrays
 
 
+LEADING = 8  # eigenvectors along which the plug-in band is exact: nearly free, and near real embeddings' ranks
+
+
 class Band(NamedTuple):
   """`lower <= value <= upper`, squared gradient norms in embedding space."""
   lower: Any

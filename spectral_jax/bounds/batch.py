@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from spectral_jax import _anchors, _arrays
 from spectral_jax.bounds.anchors import plugin_row
-from spectral_jax.bounds.band import Band, product, shared
+from spectral_jax.bounds.band import LEADING, Band, product, shared
 from spectral_jax.bounds.terms import map_rows
 
 
@@ -50,7 +50,7 @@ def batch_report(u, v, *, temperature, loss="info_nce"):
     `(Band of scalars, repulsion (n,), effective_negatives (n,))`.
   """
   p = _anchors.problem(u, v, loss=loss, temperature=temperature, labels=None, negatives=None, t=1.0, gamma=1.0)
-  common = shared(p.bank, 4)
+  common = shared(p.bank, LEADING)
 
   def row(u_i, v_i, attraction, repulsion, weights, mask, common):
     squares = jnp.sum(weights.w * weights.w)
