@@ -83,8 +83,8 @@ def check_keys(argv, path):
     match = re.match(r"--?(?:no)?config\.([\w.]+)", word)
     if match and match.group(1) not in known:
       key = match.group(1)
-      same_name = [k for k in known if k.split(".")[-1] == key.split(".")[-1]]
-      hint = f" Did you mean {same_name[0]!r}?" if same_name else nearest(key, known)
+      in_another_section = [k for k in known if k.split(".")[-1] == key] if "." not in key else []
+      hint = f" Did you mean {in_another_section[0]!r}?" if in_another_section else nearest(key, known)
       raise ValueError(f"--config.{key}: the config has no such key.{hint}")
 
 

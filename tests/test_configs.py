@@ -1,0 +1,147 @@
+"""Every config makes a step on tiny data of its own kind; wrong keys and values are answered before anything is done."""
+
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from spectral_jax import command
+from spectral_jax.data import open_dataset
+from spectral_jax.training.batches import epoch_indices
+from spectral_jax.training.checks import check_batch, check_config
+from spectral_jax.training.feed import feed
+from spectral_jax.training.mesh import make_mesh
+from spectral_jax.training.setup import prepare
+from spectral_jax.training.workdir import claim
+
+CONFIGS = sorted(p.stem for p in (command.ROOT / "configs").glob("[!_]*.py") if p.stem != "defaults")
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+  """Three classes of noisy colour images, as JPEG files of a size that no config asks for."""
+  root = tmp_path_factory.mktemp("images")
+  random = np.random.default_rng(0)
+  for part, count in (("train", 6), ("test", 2)):
+    for label, name in enumerate(("blue", "green", "red")):
+      (root / part / name).mkdir(parents=True)
+      for i in range(count):
+        pixels = random.integers(0, 128, (20, 24, 3), np.uint8)
+        pixels[..., 2 - label] += 100
+        Image.fromarray(pixels).save(root / part / name / f"{i}.jpg")
+  return root
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_one_step_of_every_config(name, folder, quick_compilation):
+  config = command.load_config(command.find_config(name))
+  check_config(config)
+  config.batch_size, config.steps, config.microbatches = 8, 2, 1
+  config.optimizer.warmup_epochs, config.loss.temperature = 0, 0.2
+  config.model.update(width=0.0625, projector_hidden=8, projector_dim=8)
+  if name != "digits":
+    config.data.update(name="folder", data_dir=str(folder), classes="", image_size=16)
+    config.model.encoder = "resnet18"  # deeper ones take long to compile and have tests of their own
+  run = prepare(config, open_dataset(config.data), make_mesh(devices=jax.devices()[:1]))
+  state = run.init()
+  before = jax.device_get(state.params)
+  rows = epoch_indices(config.seed, 0, run.dataset.train.size, config.batch_size)
+  batch = next(iter(feed(rows, 0, run)))
+  state, metrics = run.observed_step(state, batch, run.images, run.labels)
+  metrics = {key: float(value) for key, value in metrics.items()}
+  assert int(state.step) == 1
+  assert np.isfinite(list(metrics.values())).all()
+  assert metrics["band_lower"] <= metrics["band_value"] <= metrics["band_upper"]
+  assert any((a != b).any() for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(jax.device_get(state.params))))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_headers_say_command_hardware_and_accuracy(name):
+  header = (command.ROOT / "configs" / f"{name}.py").read_text().split('"""')[1]
+  assert "python -m spectral_jax.main" in header and "Hardware:" in header
+  assert "not yet measured" in header or "%" in header or "0.9" in header
+
+
+@pytest.mark.parametrize("key, nearest", [
+    ("optimizer.learning_rat", "optimizer.learning_rate"), ("batch_sise", "batch_size"),
+    ("learning_rate", "optimizer.learning_rate"), ("los.name", "loss.name")])
+def test_a_wrong_key_names_the_nearest(key, nearest):
+  path = command.find_config("digits")
+  with pytest.raises(ValueError, match=f"config.{key}.*Did you mean '{nearest}'"):
+    command.check_keys(["main", f"--config.{key}=1"], path)
+  command.check_keys(["main", f"--config.{nearest}=1", "--noconfig.augment.flip"], path)
+
+
+def test_a_wrong_key_in_a_config_file(tmp_path):
+  file = tmp_path / "mine.py"
+  file.write_text("from configs.defaults import get_defaults\n"
+                  "def get_config():\n  c = get_defaults()\n  c.optimizer.learning_rat = 1.0\n  return c\n")
+  with pytest.raises(ValueError, match='Did you mean "learning_rate"'):
+    command.load_config(str(file))
+
+
+def test_configs_are_found_from_any_folder(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  for name in ("cifar10", "configs/cifar10.py", "configs/cifar10.py:argument"):
+    assert pathlib.Path(command.find_config(name).split(":")[0]).is_file()
+  with pytest.raises(FileNotFoundError, match="Did you mean 'cifar10'"):
+    command.find_config("configs/cifr10.py")
+
+
+@pytest.mark.parametrize("key, value, message", [
+    ("loss.name", "nt_xnt", "Did you mean 'nt_xent'"),
+    ("loss.kwargs", {"gama": 1.0}, "gama"),
+    ("loss.temperature", -1.0, "temperature must be positive"),
+    ("whitening.method", "zca2", "Did you mean 'zca'"),
+    ("selection.rule", "greeedy", "Did you mean 'greedy'"),
+    ("data.path", "memory", "resident"),
+    ("batch_size", 0, "batch_size must be at least 1"),
+    ("epochs", 0, "both 0")])
+def test_wrong_values(key, value, message):
+  config = command.load_config(command.find_config("digits"))
+  config.steps = 0
+  config.update_from_flattened_dict({key: value})
+  with pytest.raises(ValueError, match=message):
+    check_config(config)
+
+
+def test_batches_that_do_not_fit():
+  config = command.load_config(command.find_config("digits"))
+  one, eight = make_mesh(devices=jax.devices()[:1]), make_mesh(devices=jax.devices()[:8])
+  for mesh, batch, pieces, message in (
+      (one, 2000, 1, "larger than the training set"), (eight, 100, 1, "use 96 or 104"),
+      (one, 256, 3, "microbatches=3"), (eight, 64, 16, "divisor of 8")):
+    config.batch_size, config.microbatches = batch, pieces
+    with pytest.raises(ValueError, match=message):
+      check_batch(config, 1438, mesh)
+  with pytest.raises(ValueError, match="model_parallel must divide"):
+    make_mesh(3, jax.devices()[:8])
+
+
+def test_a_workdir_belongs_to_one_config_and_one_process(tmp_path):
+  config = command.load_config(command.find_config("digits"))
+  with claim(tmp_path / "run", config) as folder:
+    with pytest.raises(RuntimeError, match="another process"):
+      with claim(folder, config):
+        pass
+  before = (folder / "config.json").read_bytes()
+  config.optimizer.learning_rate = 0.5
+  with pytest.raises(ValueError, match=r"another config(.|\n)*optimizer.learning_rate: 0.002 there, 0.5 now"):
+    with claim(folder, config):
+      pass
+  assert (folder / "config.json").read_bytes() == before
+  (tmp_path / "file").write_text("")
+  with pytest.raises(ValueError, match="cannot be written: Not a directory"):
+    with claim(tmp_path / "file" / "run", config):
+      pass
+
+
+def test_the_command_answers_without_a_traceback(tmp_path):
+  result = subprocess.run(
+      [sys.executable, "-m", "spectral_jax.main", "--config.batch_sise=3"], cwd=command.ROOT, capture_output=True, text=True)
+  assert result.returncode == 1
+  assert result.stderr.strip() == "Error: --config.batch_sise: the config has no such key. Did you mean 'batch_size'?"

@@ -1,0 +1,143 @@
+"""One step: the same on one device and on eight; labels, whitening and diagnostics where the config asks for them."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+import pytest
+
+from spectral_jax import command, losses, spectrum
+from spectral_jax.data import open_dataset
+from spectral_jax.training.batches import epoch_indices
+from spectral_jax.training.feed import feed
+from spectral_jax.training.mesh import make_mesh, over_data
+from spectral_jax.training.objective import loss_names, make_objective, make_whitening, temperature_of
+from spectral_jax.training.setup import prepare
+from spectral_jax.training.state import State
+from spectral_jax.training.step import make_update
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def config_of(**changes):
+  config = command.load_config(command.find_config("digits"))
+  config.update_from_flattened_dict({
+      "batch_size": 32, "model.width": 0.25, "model.projector_hidden": 16, "model.projector_dim": 8,
+      "optimizer.name": "sgd", "optimizer.learning_rate": 0.1, "optimizer.warmup_epochs": 0, **changes})
+  return config
+
+
+@functools.cache
+def digits():
+  return open_dataset(config_of().data)
+
+
+def steps(config, mesh, observed=False):
+  """Two steps; returns the state and the last metrics on the host."""
+  run = prepare(config, digits(), mesh)
+  state = run.init()
+  table = epoch_indices(0, 0, digits().train.size, config.batch_size)[:2]
+  for batch in feed(table, 0, run):
+    state, metrics = (run.observed_step if observed else run.step)(state, batch, run.images, run.labels)
+  return jax.device_get(state), jax.device_get(metrics)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"loss.name": "supcon", "whitening.method": "cholesky"}], ids=["plain", "whitened"])
+def test_eight_devices_make_the_step_of_one(changes):
+  config = config_of(**changes)
+  one, metrics = steps(config, make_mesh(devices=jax.devices()[:1]))
+  for model_parallel in (1, 2):
+    many, others = steps(config, make_mesh(model_parallel, jax.devices()[:8]))
+    assert metrics["loss"] == pytest.approx(others["loss"], rel=1e-4)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(many)):
+      np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-5)
+
+
+def test_a_step_is_a_function_of_seed_step_and_examples():
+  mesh = make_mesh(devices=jax.devices()[:1])
+  first, _ = steps(config_of(), mesh)
+  again, _ = steps(config_of(), mesh)
+  other, _ = steps(config_of(seed=1), mesh)
+  equal = lambda a, b: all((x == y).all() for x, y in zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params)))
+  assert equal(first, again) and not equal(first, other)
+
+
+def test_update_differentiates_the_loss_of_the_embeddings():
+  """A linear model small enough to write down: the update is gradient descent on the named loss."""
+
+  class Linear:
+    def apply(self, variables, x, train, mutable):
+      z = x.reshape(len(x), -1) @ variables["params"]
+      return (z, z), {}
+
+  random = np.random.default_rng(0)
+  w, views = jnp.asarray(random.normal(size=(4, 3))), jnp.asarray(random.normal(size=(6, 2, 2, 2, 1)))
+  tx = optax.sgd(0.1)
+  state = State(jnp.int32(0), jax.random.key_data(jax.random.key(0)), w, {}, tx.init(w))
+  loss = config_of().loss
+  update = make_update(Linear(), tx, lambda step: 0.1, make_objective(loss), make_whitening(config_of().whitening))
+  new, metrics, (u, v) = update(state, views, None)
+  rows = views.reshape(6, 2, 4)
+  by_hand = lambda w: losses.nt_xent(rows[:, 0] @ w, rows[:, 1] @ w, temperature=loss.temperature)
+  value, gradient = jax.value_and_grad(by_hand)(w)
+  np.testing.assert_allclose(metrics["loss"], value, rtol=1e-6)
+  np.testing.assert_allclose(new.params, w - 0.1 * gradient, rtol=1e-5)
+  np.testing.assert_allclose(v, rows[:, 1] @ w, rtol=1e-5)
+  assert int(new.step) == 1
+
+
+@pytest.mark.parametrize("name", ["dcl", "dhel", "info_nce", "kcl", "nscl", "nt_xent", "supcon"])
+def test_every_loss_is_found_by_its_name(name):
+  assert name in loss_names()
+  u, v = jax.random.normal(jax.random.key(0), (2, 8, 4))
+  labels = jnp.arange(8) % 3
+  function = getattr(losses, name)
+  expected = function(u, v, labels) if name in ("nscl", "supcon") else function(u, v)
+  config = ml_collections.ConfigDict({"name": name, "temperature": None, "kwargs": {}})
+  np.testing.assert_allclose(make_objective(config)(u, v, labels), expected, rtol=1e-6)
+
+
+def test_kernels_are_written_as_in_python():
+  u, v = jax.random.normal(jax.random.key(0), (2, 8, 4))
+  config = ml_collections.ConfigDict({"name": "kcl", "temperature": None, "kwargs": {"kernel": "imq(0.5)", "gamma": 4.0}})
+  expected = losses.kcl(u, v, kernel=losses.kernels.imq(0.5), gamma=4.0)
+  np.testing.assert_allclose(make_objective(config)(u, v, None), expected, rtol=1e-6)
+  config.kwargs.kernel = "gausian(2.0)"
+  with pytest.raises(ValueError, match="Did you mean 'gaussian'"):
+    make_objective(config)
+
+
+def test_whitening_uses_both_views():
+  u, v = jax.random.normal(jax.random.key(0), (2, 50, 4)) * jnp.array([1.0, 2, 3, 4])
+  whitened = make_whitening(ml_collections.ConfigDict({"method": "zca", "shrinkage": 1e-3}))(u, v)
+  both = spectrum.whiten(jnp.concatenate([u, v]), method="zca", shrinkage=1e-3)
+  np.testing.assert_allclose(jnp.concatenate(whitened), both, rtol=1e-5)
+
+
+def test_temperature_of_the_diagnostics_is_the_losss():
+  config = ml_collections.ConfigDict({"name": "nt_xent", "temperature": None, "kwargs": {}})
+  assert temperature_of(config) == 0.5
+  config.temperature = 0.2
+  assert temperature_of(config) == 0.2
+  config.update(name="kcl", temperature=None)
+  assert temperature_of(config) == 0.1
+
+
+def test_feed_keeps_the_order_and_sends_each_device_its_rows():
+  run = prepare(config_of(), digits(), make_mesh(devices=jax.devices()[:4]))
+  table = epoch_indices(0, 0, 1438, 32)[:5]
+  batches = list(feed(table, 0, run))
+  np.testing.assert_array_equal(np.stack([b["index"] for b in batches]), table)
+  assert batches[0]["index"].sharding == over_data(run.mesh)
+
+
+def test_epoch_indices_are_permutations():
+  table = epoch_indices(3, 7, 103, 10)
+  assert table.shape == (10, 10) and table.dtype == np.int32
+  assert len(set(table.ravel())) == 100 and table.max() < 103
+  assert (table == epoch_indices(3, 7, 103, 10)).all()
+  assert (table != epoch_indices(3, 8, 103, 10)).any() and (table != epoch_indices(4, 7, 103, 10)).any()
