@@ -8,6 +8,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 jax.config.update("jax_num_cpu_devices", 8)
 
@@ -20,3 +21,16 @@ def shared_data():
   if not folder.is_dir():
     pytest.skip(f"no folder of real images at {folder}; set SPECTRAL_JAX_SHARED to one")
   return folder
+
+
+@pytest.fixture(scope="module")
+def quick_compilation(tmp_path_factory):
+  """For steps that run once: they are not worth optimising, nor compiling twice where two configs share them."""
+  cache = str(tmp_path_factory.getbasetemp() / "compiled")
+  for optimise, folder, seconds in ((False, cache, 0.0), (True, None, 1.0)):
+    jax.config.update("jax_disable_most_optimizations", not optimise)
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", seconds)
+    compilation_cache.reset_cache()
+    if not optimise:
+      yield
