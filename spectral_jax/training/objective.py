@@ -11,6 +11,9 @@ from spectral_jax._names import check_name, nearest
 # Keywords that the step itself supplies, or that shape the output rather than the objective.
 RESERVED = ("u", "v", "labels", "where", "reduction", "temperature", "axis_name")
 
+# Images from which the ring is faster than the compiler's own sharding of the dense form: benchmarks/losses.py.
+RING_IMAGES = 1024
+
 _INFO_NCE_TEMPERATURE = inspect.signature(losses.info_nce).parameters["temperature"]
 
 
@@ -21,8 +24,11 @@ def loss_names():
           if inspect.isfunction(f) and list(inspect.signature(f).parameters)[:2] == ["u", "v"]]
 
 
-def make_objective(config):
+def make_objective(config, mesh=None, batch_size=0):
   """Returns `objective(u, v, labels) -> scalar` for `config.loss`.
+
+  On a mesh of several devices, batches beyond `RING_IMAGES` go round the ring of `losses.sharded`; smaller ones are left
+  to the compiler, which then gathers one view and computes the dense form. The value is the same.
 
   Raises:
     ValueError: an unknown loss or keyword, naming the nearest right one.
@@ -30,7 +36,10 @@ def make_objective(config):
   check_name("loss.name", config.name, loss_names())
   function = getattr(losses, config.name)
   keywords = loss_keywords(function, config)
-  if "labels" in inspect.signature(function).parameters:
+  takes_labels = "labels" in inspect.signature(function).parameters
+  if mesh is not None and mesh.shape["data"] > 1 and batch_size > RING_IMAGES:
+    function = losses.sharded(function, mesh, axis="data")
+  if takes_labels:
     return lambda u, v, labels: function(u, v, labels, **keywords)
   return lambda u, v, labels: function(u, v, **keywords)
 

@@ -12,6 +12,7 @@ import optax
 from jax import lax
 
 from spectral_jax import augment as augmentation
+from spectral_jax.training import microbatch
 from spectral_jax.training.mesh import replicated
 from spectral_jax.training.state import State, step_key
 
@@ -32,22 +33,38 @@ def make_views(augment):
   return views
 
 
-def make_update(model, tx, schedule, objective, whiten):
-  """Returns `update(state, views, labels) -> (state, metrics, (u, v))` for one learner."""
+def make_update(model, tx, schedule, objective, whiten, microbatches=1):
+  """Returns `update(state, views, labels) -> (state, metrics, (u, v))` for one learner.
 
-  def forward(params, state, views, labels):
-    both = views.reshape(-1, *views.shape[2:])
+  With `microbatches` > 1 the batch is encoded in that many pieces; loss and gradient are those of the whole batch.
+  """
+
+  def encode(params, batch_stats, views):
     (_, projected), changed = model.apply(
-        {"params": params, "batch_stats": state.batch_stats}, both, train=True, mutable=["batch_stats"])
-    projected = projected.reshape(*views.shape[:2], -1)
+        {"params": params, "batch_stats": batch_stats}, views.reshape(-1, *views.shape[2:]), train=True,
+        mutable=["batch_stats"])
+    return projected.reshape(*views.shape[:2], -1), changed.get("batch_stats", {})
+
+  def loss(projected, labels):
     u, v = whiten(projected[:, 0], projected[:, 1])
-    return objective(u, v, labels), (changed.get("batch_stats", {}), (u, v))
+    return objective(u, v, labels), (u, v)
+
+  def value_and_gradient(params, batch_stats, views, labels):
+    if microbatches > 1:
+      return microbatch.value_and_gradient(
+          encode, lambda projected: loss(projected, labels), params, batch_stats, views, microbatches)
+
+    def whole(params):
+      projected, changed = encode(params, batch_stats, views)
+      value, embeddings = loss(projected, labels)
+      return value, (changed, embeddings)
+
+    return jax.value_and_grad(whole, has_aux=True)(params)
 
   def update(state, views, labels):
-    (loss, (batch_stats, embeddings)), gradient = jax.value_and_grad(forward, has_aux=True)(
-        state.params, state, views, labels)
+    (value, (batch_stats, embeddings)), gradient = value_and_gradient(state.params, state.batch_stats, views, labels)
     changes, opt_state = tx.update(gradient, state.opt_state, state.params)
-    metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradient), "learning_rate": schedule(state.step)}
+    metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient), "learning_rate": schedule(state.step)}
     new = State(state.step + 1, state.key, optax.apply_updates(state.params, changes), batch_stats, opt_state)
     return new, metrics, embeddings
 

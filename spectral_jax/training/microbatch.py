@@ -1,0 +1,59 @@
+"""The gradient of a large batch at a small batch's activation memory.
+
+A contrastive loss couples all rows of a batch, so plain gradient accumulation is wrong here: it averages the losses of
+small batches, each with few negatives. Instead (GradCache, Gao et al. 2021, arXiv 2101.06983):
+
+1. encode the batch in pieces, keep only the embeddings;
+2. take the loss's gradient with respect to all embeddings, every row a negative of every other;
+3. encode each piece again, this time with its derivative, and pull its rows of that gradient back to the parameters.
+
+The sum over pieces is the exact gradient of the large batch. It costs one more forward pass. Batch normalisation sees
+each piece by itself, as in any run with a batch of that size; its running statistics are updated piece by piece, once.
+Views are made before the batch is cut, so augmentations are those of the undivided batch.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def value_and_gradient(encode, loss, params, batch_stats, views, pieces):
+  """Value and exact gradient of `loss(encode(params, views))`, encoding in `pieces`.
+
+  Args:
+    encode: `(params, batch_stats, views (k, 2, h, w, c)) -> (embeddings (k, 2, p), batch_stats)`.
+    loss: `embeddings (b, 2, p) -> (scalar, aux)`.
+    params: tree of parameters.
+    batch_stats: running statistics before the step.
+    views: `(b, 2, h, w, c)`, b a multiple of `pieces`.
+    pieces: number of pieces.
+
+  Returns:
+    `((value, (batch_stats, aux)), gradient)`, as `jax.value_and_grad(..., has_aux=True)` would.
+  """
+  parts = _cut(views, pieces)
+
+  def first(batch_stats, part):
+    embeddings, batch_stats = encode(params, batch_stats, part)
+    return batch_stats, embeddings
+
+  new_stats, embeddings = lax.scan(first, batch_stats, parts)
+  (value, aux), slopes = jax.value_and_grad(loss, has_aux=True)(_join(embeddings))
+
+  def second(gradient, part_and_slope):
+    part, slope = part_and_slope
+    # What a layer returns in training mode does not depend on the running statistics: any will do.
+    _, pull_back = jax.vjp(lambda params: encode(params, batch_stats, part)[0], params)
+    return jax.tree.map(jnp.add, gradient, pull_back(slope)[0]), None
+
+  gradient, _ = lax.scan(second, jax.tree.map(jnp.zeros_like, params), (parts, _cut(slopes, pieces)))
+  return (value, (new_stats, aux)), gradient
+
+
+def _cut(rows, pieces):
+  """Piece m holds rows m, m + pieces, ...: rows sharded in blocks over devices stay where they are."""
+  return rows.reshape(-1, pieces, *rows.shape[1:]).swapaxes(0, 1)
+
+
+def _join(parts):
+  return parts.swapaxes(0, 1).reshape(-1, *parts.shape[2:])
