@@ -28,14 +28,7 @@ def make_refresh(run):
   shards = run.mesh.shape["data"]
   batch_size = min(-(-config.eval.batch_size // shards) * shards, _rows(run))
   chosen_variables = averaged_variables if config.bank.momentum else variables
-
-  @functools.partial(jax.jit, out_shardings=sharding)
-  def embed(state_variables, images):
-    return unit_rows(run.encode(state_variables, images)[1]).astype(config.bank.dtype)
-
-  @functools.partial(jax.jit, out_shardings=sharding)
-  def join(parts):
-    return jnp.concatenate(parts)[:_rows(run)]
+  embed, join = _jitted(run.encode, sharding, config.bank.dtype, _rows(run))
 
   def refresh(state):
     indices = np.arange(run.dataset.train.size, dtype=np.int32)
@@ -43,6 +36,19 @@ def make_refresh(run):
                  for images in read_batches(run.dataset.train, indices, batch_size)])
 
   return refresh
+
+
+@functools.lru_cache(8)
+def _jitted(encode, sharding, dtype, rows):
+  """Kept, so that runs that share an encoder share what was compiled for it."""
+
+  def embed(state_variables, images):
+    return unit_rows(encode(state_variables, images)[1]).astype(dtype)
+
+  def join(parts):
+    return jnp.concatenate(parts)[:rows]
+
+  return jax.jit(embed, out_shardings=sharding), jax.jit(join, out_shardings=sharding)
 
 
 def on_one_device(run, bank):

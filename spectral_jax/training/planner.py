@@ -76,18 +76,10 @@ class Planner:
     return bank
 
   def _choose(self, epoch, bank):
-    config, size = self._run.config, self._run.dataset.train.size
-    uniform = epoch_indices(config.seed, epoch, size, config.batch_size)
-    if not self._is_selected(epoch):
-      return uniform, None
-    rows = banks.on_one_device(self._run, bank)
-    started = time.perf_counter()
-    # Apart from the keys of steps, which are folded from the training state's.
-    key = jax.random.fold_in(jax.random.key(config.seed), epoch)
-    table = np.asarray(epoch_batches(key, rows, config.batch_size, **selection_options(config)))
-    seconds = time.perf_counter() - started
-    return table, {"selection_seconds": seconds, "selected_rank": float(_mean_rank(rows, table)),
-                   "random_rank": float(_mean_rank(rows, uniform))}
+    if self._is_selected(epoch):
+      return chosen_table(self._run, epoch, bank)
+    config = self._run.config
+    return epoch_indices(config.seed, epoch, self._run.dataset.train.size, config.batch_size), None
 
   def _is_selected(self, epoch):
     """Whether any step of `epoch` will be made with chosen batches: the last one has no successor."""
@@ -96,6 +88,18 @@ class Planner:
   def _share(self):
     trained = self._log.host()["seconds"] - self._began
     return {"selection_share": self._spent / trained} if trained > 0 else {}
+
+
+def chosen_table(run, epoch, bank):
+  """Returns the index table that the config's rule makes of a bank, and what there is to report about it."""
+  config, rows = run.config, banks.on_one_device(run, bank)
+  started = time.perf_counter()
+  key = jax.random.fold_in(jax.random.key(config.seed), epoch)
+  table = np.asarray(epoch_batches(key, rows, config.batch_size, **selection_options(config)))
+  seconds = time.perf_counter() - started
+  uniform = epoch_indices(config.seed, epoch, run.dataset.train.size, config.batch_size)
+  return table, {"selection_seconds": seconds, "selected_rank": float(_mean_rank(rows, table)),
+                 "random_rank": float(_mean_rank(rows, uniform))}
 
 
 def selects(config):
