@@ -42,7 +42,7 @@ def get_defaults():
       keep=3)                          # the last so many, and the best
   config.selection = _selection()
   config.bank = config_dict.create(
-      refresh_epochs=1,                # epochs that an embedding bank serves before it is made anew
+      refresh_epochs=10,               # epochs that an embedding bank serves; making one costs a sixth of an epoch
       dtype="float32",
       momentum=0.0)                    # > 0: embeddings of the encoder's moving average, e.g. 0.99
   config.eval = config_dict.create(

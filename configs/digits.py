@@ -30,4 +30,5 @@ def get_config(arg=None):
   config.optimizer.name = "adamw"
   config.optimizer.learning_rate = 3e-3
   config.checkpoint.every_steps = 100
+  config.bank.refresh_epochs = 1       # 30 ms
   return config
