@@ -42,7 +42,7 @@ def index_records(builder, part, image, label, *, skip, name):
     scan = functools.partial(_scan_array_records, source)
   else:
     raise ValueError(f"{name} is stored as {kind}, which cannot be streamed; use config.data.path='resident', or "
-                     "prepare it again with tfds build --file_format=array_record")
+                     "prepare it again as array_record")
   found = cached(f"records-{key}", lambda: _collect(scan(), image, label, skip, f"{name}'s {part}"))
   if kind == "tfrecord":
     return found, lambda indices: [_image(_pread(files, found, i), image) for i in indices]

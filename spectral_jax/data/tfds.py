@@ -1,7 +1,5 @@
 """Any image data set prepared by TensorFlow Datasets: decoded once, or streamed through an index of its records."""
 
-import shlex
-
 import numpy as np
 
 from spectral_jax._names import nearest
@@ -60,11 +58,11 @@ def _builder(data):
       raise ValueError(f"config.data.name={data.name!r} is not known.{nearest(str(name), known)} It is 'digits', "
                        "'folder' (with config.data.data_dir) or a name of TensorFlow Datasets") from error
     where = data.data_dir or tfds.core.constants.get_default_data_dir()
-    manual = " after placing its archives as that command asks" if str(name).startswith("imagenet2012") else ""
-    raise FileNotFoundError(
-        f"{data.name} is not prepared in {where}; fetch it{manual} with: tfds build {data.name} "
-        f"--data_dir={shlex.quote(str(where))}  (needs pip install 'spectral_jax[train,tf]'), "
-        "or set config.data.data_dir to where it is") from error
+    manual = " (first put its two archives where the error of that command says)" if str(name) == "imagenet2012" else ""
+    # Not `tfds build`, whose imports include Apache Beam.
+    fetch = f"import tensorflow_datasets as tfds; tfds.load({data.name!r}, data_dir={where!r})"
+    raise FileNotFoundError(f"{data.name} is not prepared in {where}; fetch it with: python -c \"{fetch}\"{manual}, "
+                            "or set config.data.data_dir to where it is") from error
 
 
 def _features(builder, name):
