@@ -12,7 +12,7 @@ from spectral_jax._names import check_name, nearest
 RESERVED = ("u", "v", "labels", "where", "reduction", "temperature", "axis_name")
 
 # Images from which the ring is faster than the compiler's own sharding of the dense form: benchmarks/losses.py.
-RING_IMAGES = 1024
+RING_IMAGES = 512
 
 _INFO_NCE_TEMPERATURE = inspect.signature(losses.info_nce).parameters["temperature"]
 
