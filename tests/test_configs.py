@@ -1,4 +1,4 @@
-"""Every config makes a step on tiny data of its own kind; wrong keys and values are answered before anything is done."""
+"""Every config makes a step on tiny data; wrong keys and values are answered before anything is done."""
 
 import pathlib
 import subprocess
@@ -140,8 +140,8 @@ def test_a_workdir_belongs_to_one_config_and_one_process(tmp_path):
       pass
 
 
-def test_the_command_answers_without_a_traceback(tmp_path):
-  result = subprocess.run(
-      [sys.executable, "-m", "spectral_jax.main", "--config.batch_sise=3"], cwd=command.ROOT, capture_output=True, text=True)
+def test_the_command_answers_without_a_traceback():
+  words = [sys.executable, "-m", "spectral_jax.main", "--config.batch_sise=3"]
+  result = subprocess.run(words, cwd=command.ROOT, capture_output=True, text=True)
   assert result.returncode == 1
   assert result.stderr.strip() == "Error: --config.batch_sise: the config has no such key. Did you mean 'batch_size'?"

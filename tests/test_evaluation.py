@@ -7,7 +7,8 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from spectral_jax.data import Split
-from spectral_jax.evaluation import few_shot_accuracy, linear_accuracy, split_features, split_images, split_pixels, spread
+from spectral_jax.evaluation import (
+    few_shot_accuracy, linear_accuracy, split_features, split_images, split_pixels, spread)
 from spectral_jax.evaluation.probes import draw_shots, fit
 from spectral_jax.training.mesh import make_mesh
 
@@ -83,7 +84,8 @@ def test_pixels_of_large_images_are_averaged_down():
   split = Split(np.zeros(5, np.int32), 9, pixels=images)
   np.testing.assert_allclose(split_pixels(split, np.arange(5)), images.reshape(5, -1) / 255, atol=1e-6)
   blocks = images[:, :8, :8].reshape(5, 4, 2, 4, 2, 3).mean(axis=(2, 4))
-  np.testing.assert_allclose(split_pixels(split, np.arange(5), side=4), blocks.reshape(5, -1) / 255, atol=0.5 / 255 + 1e-6)
+  shrunk = split_pixels(split, np.arange(5), side=4)
+  np.testing.assert_allclose(shrunk, blocks.reshape(5, -1) / 255, atol=0.5 / 255 + 1e-6)
 
 
 def test_spread_covers_examples_sorted_by_class():

@@ -19,7 +19,8 @@ FIGURES = ("knn_accuracy", "linear_accuracy", "five_shot_accuracy")
 SETTINGS = {
     "batch_size": 64, "steps": 24, "log_every": 2, "diagnostics_every": 5, "eval_every_epochs": 1,
     "checkpoint.every_steps": 5, "optimizer.warmup_epochs": 0, "model.width": 0.125, "model.projector_hidden": 8,
-    "model.projector_dim": 8, "eval.knn_limit": 200, "eval.shot_draws": 2, "eval.probe_steps": 20, "eval.shot_steps": 10}
+    "model.projector_dim": 8, "eval.knn_limit": 200, "eval.shot_draws": 2,
+    "eval.probe_steps": 20, "eval.shot_steps": 10}
 
 # Trains in the folder argv[1] and prints the fingerprint of the last state. With argv[2], a thread waits for a path
 # that matches it and sends SIGKILL argv[3] milliseconds later.
@@ -100,7 +101,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, quick_compilation):
   config = tiny()
   config.optimizer.update(name="sgd", learning_rate=1e30)
   config.eval_every_epochs, config.checkpoint.every_steps = 0, 1
-  with pytest.raises(FloatingPointError, match=r"(?s)at step \d+\. The last good checkpoint is step \d+.*learning_rate"):
+  with pytest.raises(FloatingPointError, match=r"(?s)step \d+\. The last good checkpoint is step \d+.*learning_rate"):
     loop.main_job(config, tmp_path)
   assert not (tmp_path / "summary.json").exists()
 

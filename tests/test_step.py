@@ -103,7 +103,8 @@ def test_every_loss_is_found_by_its_name(name):
 
 def test_kernels_are_written_as_in_python():
   u, v = jax.random.normal(jax.random.key(0), (2, 8, 4))
-  config = ml_collections.ConfigDict({"name": "kcl", "temperature": None, "kwargs": {"kernel": "imq(0.5)", "gamma": 4.0}})
+  keywords = {"kernel": "imq(0.5)", "gamma": 4.0}
+  config = ml_collections.ConfigDict({"name": "kcl", "temperature": None, "kwargs": keywords})
   expected = losses.kcl(u, v, kernel=losses.kernels.imq(0.5), gamma=4.0)
   np.testing.assert_allclose(make_objective(config)(u, v, None), expected, rtol=1e-6)
   config.kwargs.kernel = "gausian(2.0)"

@@ -57,8 +57,8 @@ def split_pixels(split, indices, *, side=32):
   rows = []
   for images in read_batches(split, indices, min(512, len(indices))):
     if factor > 1:
-      b, h, w, c = images.shape
-      blocks = images[:, :h // factor * factor, :w // factor * factor].reshape(b, h // factor, factor, w // factor, factor, c)
+      whole = images.shape[1] // factor * factor
+      blocks = images[:, :whole, :whole].reshape(len(images), whole // factor, factor, whole // factor, factor, -1)
       images = np.round(blocks.mean(axis=(2, 4))).astype(np.uint8)
     rows.append(images.reshape(len(images), -1))
   return np.concatenate(rows)[:len(indices)].astype(np.float32) / 255

@@ -112,7 +112,9 @@ def fit(x, y, c, *, num_classes, steps, weight=None):
     losses = optax.softmax_cross_entropy_with_integer_labels(x @ w + b, y)
     return jnp.sum(losses * weight) * c * scale + 0.5 * scale * jnp.sum(w * w)
 
-  solver = optax.lbfgs(linesearch=optax.scale_by_zoom_linesearch(max_linesearch_steps=15))
+  # On a convex objective backtracking is enough, and it compiles several times faster than a zoom line search.
+  search = optax.scale_by_backtracking_linesearch(max_backtracking_steps=15, store_grad=True)
+  solver = optax.lbfgs(linesearch=search)
   value_and_gradient = optax.value_and_grad_from_state(objective)
   start = (jnp.zeros((x.shape[1], num_classes), x.dtype), jnp.zeros(num_classes, x.dtype))
 

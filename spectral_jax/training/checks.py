@@ -4,8 +4,8 @@ from spectral_jax._names import check_name
 from spectral_jax.training.objective import make_objective, make_whitening
 
 COUNTS = ("batch_size", "microbatches", "model_parallel", "log_every", "checkpoint.every_steps", "checkpoint.keep",
-          "data.image_size", "eval.batch_size", "eval.knn_k", "eval.knn_limit", "eval.baseline_limit", "eval.probe_steps", "eval.shots",
-          "eval.shot_draws", "eval.shot_steps")
+          "data.image_size", "eval.batch_size", "eval.knn_k", "eval.knn_limit", "eval.baseline_limit",
+          "eval.probe_steps", "eval.shots", "eval.shot_draws", "eval.shot_steps")
 NOT_NEGATIVE = ("seed", "epochs", "steps", "diagnostics_every", "eval_every_epochs",
                 "eval.train_limit", "eval.test_limit")
 

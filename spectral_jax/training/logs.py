@@ -24,6 +24,18 @@ class Diverged(FloatingPointError):
     self.step = step
 
 
+class _Lines:
+  """Standard error where it is a file: one line after another instead of one redrawn."""
+
+  def write(self, text):
+    text = text.strip()
+    if text:
+      print(text, file=sys.stderr)
+
+  def flush(self):
+    sys.stderr.flush()
+
+
 class Log:
   """Collects device metrics and writes them an interval late; `flush` writes all that are left."""
 
@@ -38,9 +50,10 @@ class Log:
     self._events = tensorboardX.SummaryWriter(str(workdir), purge_step=step + 1 if step else None)
     terminal = sys.stderr.isatty()
     self._bar = tqdm.tqdm(
-        total=total_steps, initial=step, file=sys.stderr, dynamic_ncols=terminal, ncols=None if terminal else 110,
-        mininterval=0.2 if terminal else 10.0, ascii=not terminal, smoothing=0.05,  # a file would fill with redrawn lines
-        bar_format="{percentage:3.0f}%|{bar:20}| step {n_fmt}/{total_fmt}  {desc}{remaining} left")
+        total=total_steps, initial=step, file=sys.stderr if terminal else _Lines(), dynamic_ncols=terminal,
+        mininterval=0.2 if terminal else 10.0, smoothing=0.05,
+        bar_format=("{percentage:3.0f}%|{bar:20}| " if terminal else "") +
+        "step {n_fmt}/{total_fmt}  {desc}{remaining} left")
 
   def start(self):
     """The clock runs from here."""

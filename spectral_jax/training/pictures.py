@@ -6,6 +6,7 @@ import numpy as np
 matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt  # after the backend is chosen: there may be no display
+from matplotlib.ticker import MaxNLocator
 
 INK, BLUE, ORANGE, GREEN, RED, GREY = "#222222", "#2b6cb0", "#dd6b20", "#2f855a", "#c53030", "#a0aec0"
 STYLE = {
@@ -48,6 +49,7 @@ def save_curves(path, records, baseline=None):
       if any(name for _, name, _ in lines):
         axis.legend(fontsize=8)
       axis.set(title=title, xlabel="step")
+      axis.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     for axis in axes.flat[len(panels):]:
       axis.set_visible(False)
     _save(figure, path)
@@ -85,7 +87,10 @@ def save_spectrum(path, spectra):
 
 
 def save_neighbours(path, queries, query_labels, neighbours, neighbour_labels, class_names):
-  """Draws test images `(n, h, w, c)` and the training images nearest to each `(n, k, h, w, c)`; a red frame: another class."""
+  """Draws test images `(n, h, w, c)` and the training images nearest to each, `(n, k, h, w, c)`.
+
+  A green frame is of the same class, a red one of another, which is named.
+  """
   count, near = neighbour_labels.shape
   with plt.rc_context(STYLE):
     figure, axes = plt.subplots(count, near + 1, figsize=(0.95 * (near + 1) + 0.6, 1.08 * count + 0.5), squeeze=False,

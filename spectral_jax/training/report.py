@@ -30,10 +30,10 @@ FILES = (("summary.json", "these figures"),
 def opening(run, folder):
   config, data, devices = run.config, run.dataset, run.mesh.devices.ravel()
   parameters = sum(x.size for x in jax.tree.leaves(jax.eval_shape(run.init).params))
-  way = "resident" if data.resident else "streamed"
+  shape, way = "x".join(map(str, data.image_shape)), "resident" if data.resident else "streamed"
   print(
-      f"{data.name}: {data.train.size:,} training and {data.test.size:,} test images of {len(data.class_names)} classes, "
-      f"{'x'.join(map(str, data.image_shape))}, {way}\n"
+      f"{data.name}: {data.train.size:,} training and {data.test.size:,} test images of {len(data.class_names)} "
+      f"classes, {shape}, {way}\n"
       f"{config.model.encoder} with {parameters:,} parameters, {config.loss.name}, batches of {config.batch_size}, "
       f"{run.total_steps:,} steps on {len(devices)} {devices[0].device_kind} device{'s'[:len(devices) > 1]}\n"
       f"Everything goes to {folder}")
