@@ -24,7 +24,14 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from spectral_jax import selection  # noqa: E402  (the script runs from a checkout, installed or not)
+from spectral_jax.command import find_config, load_config  # noqa: E402
+from spectral_jax.data.dataset import Dataset, Split  # noqa: E402
 from spectral_jax.spectrum import effective_rank  # noqa: E402
+from spectral_jax.training.bank import make_refresh  # noqa: E402
+from spectral_jax.training.batches import epoch_indices  # noqa: E402
+from spectral_jax.training.feed import feed  # noqa: E402
+from spectral_jax.training.mesh import make_mesh  # noqa: E402
+from spectral_jax.training.setup import prepare  # noqa: E402
 
 PAGE = ROOT / "docs" / "performance.md"
 MARKS = ("<!-- selection:begin -->", "<!-- selection:end -->")
@@ -178,6 +185,51 @@ def large_seconds():
   return seconds / TOGETHER
 
 
+def share_parts(repeats, images=256, batch=64):
+  """Measured parts of configs/cifar10.py on random pixels: seconds an image of a step and of a refresh, and a selection.
+
+  An accelerator runs the config's own batch; here a smaller one stands for it, its time per image being the same.
+  """
+  config = load_config(find_config("cifar10"))
+  full = config.batch_size
+  config.batch_size, config.eval.batch_size, config.selection.rule = batch, images, "greedy"
+  config.optimizer.warmup_epochs = 0
+  config.model.dtype = "float32"  # a CPU emulates bfloat16
+  random = np.random.default_rng(0)
+  labels = np.arange(images, dtype=np.int32) % 10
+  split = Split(labels, 32, random.integers(0, 256, (images, 32, 32, 3), np.uint8))
+  run = prepare(config, Dataset("pixels", tuple("0123456789"), split, split), make_mesh(devices=jax.devices()[:1]))
+  state, rows = run.init(), epoch_indices(0, 0, images, batch)[:1]
+  [first] = feed(rows, 0, run)
+
+  def step():
+    nonlocal state
+    state, metrics = run.step(state, first, run.images, run.labels)
+    return metrics
+
+  refresh = make_refresh(run)
+  step_seconds, _ = median_seconds(step, min(repeats, 3))
+  refresh_seconds, _ = median_seconds(lambda: refresh(state), min(repeats, 3))
+  rows, key = bank_of(M, config.model.projector_dim), jax.random.key(5)
+  choose = jax.jit(lambda key, bank: selection.epoch_batches(key, bank, full))
+  choice_seconds, _ = median_seconds(lambda: choose(key, rows), min(repeats, 3))
+  return {"full": full, "batch": batch, "refresh_epochs": config.bank.refresh_epochs,
+          "step": step_seconds / batch, "refresh": refresh_seconds / images, "choice": choice_seconds}
+
+
+def share_lines(repeats):
+  """The share of selection and refresh in the training time of configs/cifar10.py, from its measured parts."""
+  parts = share_parts(repeats)
+  epoch = parts["step"] * (M // parts["full"]) * parts["full"]
+  refresh = parts["refresh"] * M / parts["refresh_epochs"]
+  share = (refresh + parts["choice"]) / (epoch + refresh + parts["choice"])
+  return [f"`configs/cifar10.py` with the balanced greedy rule, from measured parts (ResNet-18, float32, random pixels, steps of "
+          f"{parts['batch']} images scaled to an epoch of {M:,}): training {epoch:,.0f} s an epoch; refresh {parts['refresh'] * M:,.0f} s "
+          f"every {parts['refresh_epochs']} epochs, {refresh:,.1f} s an epoch; choosing {M // parts['full']} batches of "
+          f"{parts['full']} {parts['choice']:.2f} s an epoch. Share of selection and refresh: {100 * share:.2f}% of the time, were "
+          "none of it hidden behind training."]
+
+
 def table(repeats):
   bank = bank_of(M)
   lines = [f"`python benchmarks/selection.py`, {datetime.date.today()}: {_machine()}; medians of {repeats} calls (1 to 3 for slow "
@@ -202,7 +254,8 @@ def table(repeats):
   for m, *sizes in memory_rows():
     print(m, sizes, flush=True)
     lines.append(f"| {m:,} | " + " | ".join(f"{size / 1e6:,.0f}" for size in sizes) + " |")
-  lines += ["", f"Run, not only compiled: {LARGE_BATCH:,} of {LARGE[-1]:,} rows, 16 batches together, {large_seconds():.2f} s a batch."]
+  lines += ["", f"Run, not only compiled: {LARGE_BATCH:,} of {LARGE[-1]:,} rows, 16 batches together, {large_seconds():.2f} s a batch.",
+            "", *share_lines(repeats)]
   return "\n".join(lines)
 
 

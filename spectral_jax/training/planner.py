@@ -29,7 +29,7 @@ class Planner:
     self._pool = concurrent.futures.ThreadPoolExecutor(1, "selection")
     self._coming = None
     self._refresh = banks.make_refresh(run) if selects(run.config) else None
-    self._spent, self._began = 0.0, log.host()["seconds"]
+    self._spent, self._began, self._refreshing = 0.0, log.host()["seconds"], {}
 
   def __enter__(self):
     return self
@@ -53,6 +53,9 @@ class Planner:
       self._coming = None
       self._tables = self._tables._replace(following=following)
       if report:
+        # One line for both, written before any checkpoint of this step: a resumed run neither repeats nor lacks it.
+        report |= self._refreshing
+        self._refreshing = {}
         self._spent += report["selection_seconds"]
         self._log.write(step, {**report, **self._share()})
     return self._tables
@@ -72,7 +75,7 @@ class Planner:
     bank = jax.block_until_ready(self._refresh(state))
     seconds = time.perf_counter() - started
     self._spent += seconds
-    self._log.write(int(state.step), {"refresh_seconds": seconds})
+    self._refreshing = {"refresh_seconds": seconds}
     return bank
 
   def _choose(self, epoch, bank):

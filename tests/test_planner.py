@@ -1,0 +1,200 @@
+"""Batches chosen from the bank inside a run: the bank is the encoder's, the choice repeats itself, a resumed run too."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from spectral_jax import command
+from spectral_jax.data import open_dataset
+from spectral_jax.evaluation import split_features
+from spectral_jax.training import bank, checkpoints, loop, planner
+from spectral_jax.training.batches import epoch_indices
+from spectral_jax.training.feed import feed
+from spectral_jax.training.logs import read_metrics
+from spectral_jax.training.mesh import make_mesh, over_data
+from spectral_jax.training.setup import prepare
+from spectral_jax.training.state import averaged_variables, variables
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+# Batches of 240 of 1,438 digits: an epoch has 5 steps.
+SETTINGS = {
+    "batch_size": 240, "steps": 24, "log_every": 2, "diagnostics_every": 0, "eval_every_epochs": 0,
+    "checkpoint.every_steps": 7, "checkpoint.keep": 10, "optimizer.warmup_epochs": 0, "model.width": 0.125,
+    "model.projector_hidden": 8, "model.projector_dim": 8, "eval.knn_limit": 200, "eval.test_limit": 50,
+    "selection.rule": "greedy", "selection.candidates": 16, "bank.refresh_epochs": 1}
+EPOCH = 5
+
+
+def config_of(**changes):
+  config = command.load_config(command.find_config("digits"))
+  config.update_from_flattened_dict({**SETTINGS, **changes})
+  return config
+
+
+@pytest.fixture(scope="module")
+def digits():
+  return open_dataset(config_of().data)
+
+
+@pytest.fixture(scope="module")
+def one_device(digits):
+  return prepare(config_of(), digits, make_mesh(devices=jax.devices()[:1]))
+
+
+@pytest.fixture(scope="module")
+def whole(one_device, tmp_path_factory):
+  """An uninterrupted run: its last state, its folder, and the tables that it kept."""
+  folder = tmp_path_factory.mktemp("whole")
+  state, _ = loop.train(one_device, folder)
+  return state, folder
+
+
+def kept_tables(run, folder):
+  """The tables and bank of every checkpoint."""
+  with checkpoints.open_checkpoints(folder, run.config.checkpoint) as manager:
+    return {step: checkpoints._restore(manager, step, run.init(), planner.first_tables(run))[1]
+            for step in manager.all_steps()}
+
+
+def test_the_bank_is_the_encoders_embedding_of_every_training_image(one_device, digits):
+  state = one_device.init()
+  everything = np.arange(digits.train.size)
+  _, z = split_features(one_device.encode, variables(state), digits.train, everything, batch_size=512, mesh=one_device.mesh)
+  z = np.asarray(z, np.float64)
+  z /= np.linalg.norm(z, axis=1, keepdims=True)
+  rows = bank.make_refresh(one_device)(state)
+  np.testing.assert_allclose(rows, z, atol=1e-5)
+  many = prepare(config_of(**{"bank.dtype": "bfloat16"}), digits, make_mesh(devices=jax.devices()[:8]))
+  spread = bank.make_refresh(many)(many.init())
+  assert spread.shape == (1440, 8) and spread.dtype == jnp.bfloat16 and spread.sharding == over_data(many.mesh)
+  assert spread.sharding == bank.empty_bank(many).sharding
+  gathered = bank.on_one_device(many, spread)
+  assert gathered.shape == (1438, 8) and len(gathered.devices()) == 1
+  np.testing.assert_allclose(gathered.astype(jnp.float32), z, atol=2e-2)
+
+
+def test_epochs_are_chosen_from_the_bank_of_the_epoch_before(one_device, whole):
+  tables = kept_tables(one_device, whole[1])
+  assert sorted(tables) == [7, 14, 21, 24]
+  assert [tables[step].epoch for step in (7, 14, 21, 24)] == [1, 2, 4, 4]
+  np.testing.assert_array_equal(tables[7].present, epoch_indices(0, 1, 1438, 240))
+  for step in (7, 14):
+    expected, _ = planner.chosen_table(one_device, tables[step].epoch + 1, tables[step].bank)
+    np.testing.assert_array_equal(tables[step].following, expected)
+    assert len(np.unique(expected)) == expected.size == 1200
+    assert (expected != epoch_indices(0, tables[step].epoch + 1, 1438, 240)).any()
+  np.testing.assert_array_equal(tables[14].present, tables[7].following)
+
+
+def test_what_is_said_about_selection(whole):
+  lines = [r for r in read_metrics(whole[1]) if "selection_seconds" in r]
+  assert len(lines) == 3  # for epochs 2, 3 and 4: the first two are random, the last has no successor
+  for line in lines:
+    assert line["refresh_seconds"] > 0 and line["selection_seconds"] > 0
+    assert 1 <= line["selected_rank"] <= 8 and 1 <= line["random_rank"] <= 8
+  assert all(0 < line["selection_share"] < 1 for line in lines[1:])
+
+
+class Stopped(Exception):
+  pass
+
+
+def stopping(step, calls):
+  """A step that works so many times."""
+  left = iter(range(calls))
+
+  def stops(*arguments):
+    if next(left, None) is None:
+      raise Stopped
+    return step(*arguments)
+
+  return stops
+
+
+def test_an_interrupted_run_ends_with_the_same_bits(one_device, whole, tmp_path):
+  for calls in (8, 2, 10):  # goes on from the beginning, from step 7 and from step 7 again, then from 14
+    with pytest.raises(Stopped):
+      loop.train(one_device._replace(step=stopping(one_device.step, calls)), tmp_path)
+  state, _ = loop.train(one_device, tmp_path)
+  assert int(checkpoints.fingerprint(state)) == int(checkpoints.fingerprint(whole[0]))
+  assert timeless(tmp_path) == timeless(whole[1])
+
+
+def timeless(folder):
+  return [{k: v for k, v in record.items() if not any(word in k for word in ("second", "share"))}
+          for record in read_metrics(folder)]
+
+
+@pytest.mark.parametrize("rule, coverage, more", [("pool", "independent", 1), ("hard", "oversampled", -1)])
+def test_other_rules_do_what_they_are_for(one_device, tmp_path, rule, coverage, more):
+  config = config_of(**{"selection.rule": rule, "selection.coverage": coverage, "steps": 11})
+  loop.train(one_device._replace(config=config, total_steps=11), tmp_path)
+  [line] = [r for r in read_metrics(tmp_path) if "selection_seconds" in r]
+  assert np.sign(line["selected_rank"] - line["random_rank"]) == more
+
+
+def test_a_run_on_eight_devices_with_an_averaged_encoder_and_another_loss(digits, tmp_path):
+  config = config_of(**{"selection.rule": "log_det", "loss.name": "nscl", "steps": 11, "bank.momentum": 0.9,
+                        "bank.dtype": "bfloat16"})
+  state, host = loop.train(prepare(config, digits, make_mesh(devices=jax.devices()[:8])), tmp_path)
+  assert int(state.step) == 11 and np.isfinite(host["last"]["loss"])
+  assert sum("selection_seconds" in r for r in read_metrics(tmp_path)) == 1
+
+
+def test_the_bank_is_refreshed_when_the_config_says(one_device, tmp_path):
+  config = config_of(**{"steps": 30, "bank.refresh_epochs": 3})
+  loop.train(one_device._replace(config=config, total_steps=30), tmp_path)
+  lines = [r for r in read_metrics(tmp_path) if "selection_seconds" in r]
+  assert ["refresh_seconds" in line for line in lines] == [True, False, False, True]
+
+
+def test_the_average_follows_the_parameters(digits):
+  run = prepare(config_of(**{"bank.momentum": 0.75}), digits, make_mesh(devices=jax.devices()[:1]))
+  state = run.init()
+  leaf = lambda tree: np.asarray(jax.tree.leaves(tree)[0], np.float64)
+  average = leaf(state.params)
+  np.testing.assert_array_equal(leaf(state.average), average)
+  for batch in feed(epoch_indices(0, 0, digits.train.size, 240)[:3], 0, run):
+    state, _ = run.step(state, batch, run.images, run.labels)
+    average = 0.75 * average + 0.25 * leaf(state.params)
+  np.testing.assert_allclose(leaf(averaged_variables(state)["params"]), average, rtol=1e-5)
+  assert (leaf(state.average) != leaf(state.params)).any()
+
+
+def test_streamed_images_are_read_in_the_order_that_was_chosen(tmp_path):
+  pytest.importorskip("tensorflow")
+  random = np.random.default_rng(0)
+  for part, count in (("train", 12), ("test", 2)):
+    for name in ("cat", "dog"):
+      (tmp_path / part / name).mkdir(parents=True)
+      for i in range(count):
+        Image.fromarray(random.integers(0, 255, (20, 20, 3), np.uint8)).save(tmp_path / part / name / f"{i}.png")
+  config = config_of(**{
+      "data.name": "folder", "data.data_dir": str(tmp_path), "data.path": "stream", "data.image_size": 8,
+      "augment.crop_scale": (0.5, 1.0), "batch_size": 8, "steps": 9, "selection.candidates": 3, "eval.knn_k": 3})
+  run = prepare(config, open_dataset(config.data), make_mesh(devices=jax.devices()[:1]))
+  state, _ = loop.train(run, tmp_path / "run")
+  assert int(state.step) == 9
+  tables = kept_tables(run, tmp_path / "run")[7]
+  assert tables.epoch == 2 and len(np.unique(tables.present)) == 24
+  streamed = np.concatenate([b["index"] for b in feed(tables.present, 6, run)])
+  np.testing.assert_array_equal(streamed, tables.present.ravel())
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"selection.candidates": -1}, r"config\.selection: candidates must be at least 1"),
+    ({"selection.coverage": "independent", "selection.candidates": 1300}, "config.selection: candidates must be at most 1199"),
+    ({"selection.objective": "target"}, "needs target"),
+    ({"selection.target": 1.5}, r"target must lie in \(0, 1\]"),
+    ({"selection.coverage": "everything"}, "coverage must be one of"),
+    ({"selection.superbatch": 0}, "superbatch must be at least 1"),
+    ({"bank.refresh_epochs": 0}, "config.bank.refresh_epochs must be at least 1"),
+    ({"bank.momentum": 1.0}, r"config.bank.momentum must lie in \[0, 1\)"),
+    ({"bank.dtype": "float8"}, "config.bank.dtype must be"),
+])
+def test_a_selection_that_cannot_work_is_refused_before_training(changes, message):
+  with pytest.raises(ValueError, match=message):
+    planner.check_selection(config_of(**changes), 1438)
