@@ -12,6 +12,8 @@ import pytest
 from spectral_jax import losses
 from tests import loss_oracles as oracle
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 # name: (loss, keywords that take arrays), and the oracle of the mean.
 CASES = {
     "info_nce": (losses.info_nce, lambda u, v, y, q, t, w: oracle.mean(oracle.info_nce(u, v, t, w))),
@@ -119,8 +121,10 @@ def test_aligned_simplex_has_its_exact_value_and_no_gradient():
       "info_nce": 0.1441965, "nt_xent": 0.2701967, "dcl": -1.1704665, "dhel_anchor": -1.8636137, "dhel_mean": -1.8636137,
       "dhel_sum": -0.3938940, "kcl_gaussian": -2 + 32 * math.exp(-32 / 7)}
   with jax.enable_x64(True):
+    at_simplex = jax.jit(lambda z: {
+        name: jax.value_and_grad(lambda u: call(name, u, z, None, None, 0.3))(z) for name in exact})(jnp.asarray(z))
     for name, value in exact.items():
-      got, gradient = jax.value_and_grad(lambda u: call(name, u, z, None, None, 0.3))(jnp.asarray(z))
+      got, gradient = at_simplex[name]
       assert got == pytest.approx(value, abs=1e-7), name
       assert np.abs(gradient).max() < 1e-12, name
 
@@ -242,14 +246,28 @@ def test_float64_stays_float64_and_no_normalisation_keeps_lengths():
 def test_transformations_compose(loss):
   rng = np.random.default_rng(8)
   u, v = jnp.asarray(rng.normal(size=(2, 3, 6, 4)), jnp.float32)
-  one = jnp.stack([loss(a, b) for a, b in zip(u, v)])
-  np.testing.assert_allclose(jax.vmap(loss)(u, v), one, rtol=1e-5)
-  np.testing.assert_allclose(jax.lax.scan(lambda c, ab: (c, loss(*ab)), 0, (u, v))[1], one, rtol=1e-5)
-  gradient = jax.grad(loss)(u[0], v[0])
-  np.testing.assert_allclose(jax.grad(jax.checkpoint(loss))(u[0], v[0]), gradient, rtol=1e-4, atol=1e-6)
-  _, along = jax.jvp(lambda a: loss(a, v[0]), (u[0],), (u[1],))
-  assert along == pytest.approx(float(jnp.sum(gradient * u[1])), rel=1e-4, abs=1e-5)
-  assert jnp.all(jnp.isfinite(jax.hessian(lambda a: loss(a, v[0]))(u[0])))
+
+  @jax.jit
+  def everything(u, v):
+    first = lambda a: loss(a, v[0])
+    return {
+        "one by one": jnp.stack([loss(u[i], v[i]) for i in range(2)]),
+        "vmap": jax.vmap(loss)(u, v),
+        "scan": jax.lax.scan(lambda c, ab: (c, loss(*ab)), 0, (u, v))[1],
+        "gradient": jax.grad(first)(u[0]),
+        "checkpoint": jax.grad(jax.checkpoint(first))(u[0]),
+        "jvp": jax.jvp(first, (u[0],), (u[1],))[1],
+        "hessian": jax.hessian(first)(u[0]),
+    }
+
+  got = everything(u, v)
+  np.testing.assert_allclose(got["vmap"], got["scan"], rtol=1e-5)
+  np.testing.assert_allclose(got["vmap"][:2], got["one by one"], rtol=1e-5)
+  np.testing.assert_allclose(got["checkpoint"], got["gradient"], rtol=1e-4, atol=1e-6)
+  assert got["jvp"] == pytest.approx(float(jnp.sum(got["gradient"] * u[1])), rel=1e-4, abs=1e-5)
+  hessian = got["hessian"].reshape(24, 24)
+  assert np.all(np.isfinite(hessian))
+  np.testing.assert_allclose(hessian, hessian.T, atol=1e-4)
 
 
 U = np.eye(4, dtype=np.float32)
