@@ -94,7 +94,7 @@ def numpy_updates(rows, drawn):
 
 
 def numpy_fast_dpp(rows, ridge=1e-3):
-  """Fast greedy MAP of a determinantal point process (Chen, Zhang and Zhou 2018, algorithm 1), kernel rows on demand."""
+  """Fast greedy MAP of a determinantal point process (Chen et al. 2018, algorithm 1), kernel rows as needed."""
   gains = np.sum(rows * rows, axis=1) + ridge
   factors = np.zeros((BATCH, len(rows)), rows.dtype)
   taken = [0]
@@ -123,7 +123,8 @@ def one_batch_rows(bank, repeats):
   """`(name, seconds a batch, effective rank)` of every way to choose 256 of 50,000."""
   rows = np.asarray(bank)
   keys = jax.random.split(jax.random.key(1), TOGETHER)
-  together = jax.jit(jax.vmap(lambda key, bank: selection.greedy_batch(key, bank, BATCH, candidates=CANDIDATES), (0, None)))
+  greedy = functools.partial(selection.greedy_batch, batch_size=BATCH, candidates=CANDIDATES)
+  together = jax.jit(jax.vmap(greedy, (0, None)))
   rank = lambda chosen: float(effective_rank(bank[jnp.asarray(chosen)], kind="participation"))
 
   seconds, chosen = median_seconds(lambda: together(keys, bank), repeats)
@@ -153,8 +154,10 @@ def one_batch_rows(bank, repeats):
 
 def epoch_rows(bank, repeats):
   """`(name, seconds an epoch, lowest, mean and highest rank)` of 195 batches of 256 from 50,000."""
-  settings = [("random", {"rule": "random"}), ("greedy, balanced", {}), ("greedy, balanced, all candidates", {"candidates": None}),
-              ("greedy, oversampled", {"coverage": "oversampled"}), ("greedy, independent", {"coverage": "independent"}),
+  settings = [("random", {"rule": "random"}), ("greedy, balanced", {}),
+              ("greedy, balanced, all candidates", {"candidates": None}),
+              ("greedy, oversampled", {"coverage": "oversampled"}),
+              ("greedy, independent", {"coverage": "independent"}),
               ("pool, independent", {"rule": "pool", "coverage": "independent"}),
               ("log_det, balanced", {"rule": "log_det"}), ("hard, balanced", {"rule": "hard"})]
   for name, options in settings:
@@ -186,7 +189,7 @@ def large_seconds():
 
 
 def share_parts(repeats, images=256, batch=64):
-  """Measured parts of configs/cifar10.py on random pixels: seconds an image of a step and of a refresh, and a selection.
+  """Parts of configs/cifar10.py on random pixels: seconds an image of a step and of a refresh, seconds of a choice.
 
   An accelerator runs the config's own batch; here a smaller one stands for it, its time per image being the same.
   """
@@ -223,17 +226,17 @@ def share_lines(repeats):
   epoch = parts["step"] * (M // parts["full"]) * parts["full"]
   refresh = parts["refresh"] * M / parts["refresh_epochs"]
   share = (refresh + parts["choice"]) / (epoch + refresh + parts["choice"])
-  return [f"`configs/cifar10.py` with the balanced greedy rule, from measured parts (ResNet-18, float32, random pixels, steps of "
-          f"{parts['batch']} images scaled to an epoch of {M:,}): training {epoch:,.0f} s an epoch; refresh {parts['refresh'] * M:,.0f} s "
-          f"every {parts['refresh_epochs']} epochs, {refresh:,.1f} s an epoch; choosing {M // parts['full']} batches of "
-          f"{parts['full']} {parts['choice']:.2f} s an epoch. Share of selection and refresh: {100 * share:.2f}% of the time, were "
-          "none of it hidden behind training."]
+  return [f"`configs/cifar10.py` with the balanced greedy rule, from measured parts (ResNet-18, float32, random "
+          f"pixels, steps of {parts['batch']} images scaled to an epoch of {M:,}): training {epoch:,.0f} s an epoch; refresh "
+          f"{parts['refresh'] * M:,.0f} s every {parts['refresh_epochs']} epochs, {refresh:,.1f} s an epoch; choosing "
+          f"{M // parts['full']} batches of {parts['full']} {parts['choice']:.2f} s an epoch. Selection and refresh: "
+          f"{100 * share:.2f}% of the time, were none of it hidden behind training."]
 
 
 def table(repeats):
   bank = bank_of(M)
-  lines = [f"`python benchmarks/selection.py`, {datetime.date.today()}: {_machine()}; medians of {repeats} calls (1 to 3 for slow "
-           "ones) after one that compiles. Synthetic unit rows in 100 clusters.", "",
+  lines = [f"`python benchmarks/selection.py`, {datetime.date.today()}: {_machine()}; medians of {repeats} calls (1 "
+           "to 3 for slow ones) after one that compiles. Synthetic unit rows in 100 clusters.", "",
            f"One batch: {BATCH} of {M:,} rows, d={D}.", "",
            "| rule | ms a batch | times the first row | effective rank |", "|---|---:|---:|---:|"]
   first = None
@@ -249,12 +252,14 @@ def table(repeats):
   for name, seconds, *ranks in epoch_rows(bank, repeats):
     print(name, seconds, ranks, flush=True)
     lines.append(f"| {name} | {seconds:.3f} | " + " | ".join(f"{rank:.1f}" for rank in ranks) + " |")
-  lines += ["", f"Memory besides the bank, batches of {LARGE_BATCH:,}, d={D}, float32 (`memory_analysis` of the compiled function).", "",
+  lines += ["", f"Memory besides the bank, batches of {LARGE_BATCH:,}, d={D}, float32 (`memory_analysis` of the "
+            "compiled function).", "",
             "| rows | bank, MB | 16 greedy batches together, MB | balanced greedy epoch, MB |", "|---:|---:|---:|---:|"]
   for m, *sizes in memory_rows():
     print(m, sizes, flush=True)
     lines.append(f"| {m:,} | " + " | ".join(f"{size / 1e6:,.0f}" for size in sizes) + " |")
-  lines += ["", f"Run, not only compiled: {LARGE_BATCH:,} of {LARGE[-1]:,} rows, 16 batches together, {large_seconds():.2f} s a batch.",
+  lines += ["", f"Run, not only compiled: {LARGE_BATCH:,} of {LARGE[-1]:,} rows, 16 batches together, "
+            f"{large_seconds():.2f} s a batch.",
             "", *share_lines(repeats)]
   return "\n".join(lines)
 
@@ -262,7 +267,8 @@ def table(repeats):
 def _machine():
   devices = jax.devices()
   kind = "CPU" if devices[0].platform == "cpu" else devices[0].device_kind
-  return f"{kind}, {platform.machine()}, {len(os.sched_getaffinity(0))} cores, jax {jax.__version__}, numpy {np.__version__}"
+  cores = len(os.sched_getaffinity(0))
+  return f"{kind}, {platform.machine()}, {cores} cores, jax {jax.__version__}, numpy {np.__version__}"
 
 
 def write(text):

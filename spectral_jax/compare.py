@@ -22,13 +22,17 @@ RULES = flags.DEFINE_list(
     "rules", "random,greedy_balanced,greedy_independent,pool_p1,pool_p3,log_det,hard", "Rules to compare.")
 SEEDS = flags.DEFINE_list("seeds", "0,1,2,3,4", "Seeds of the initialisation, the augmentations and the batches.")
 TARGET = flags.DEFINE_float("target", 0.98, "Linear accuracy to reach.", lower_bound=0.0, upper_bound=1.0)
-KNN_TARGET = flags.DEFINE_float("knn_target", None, "kNN accuracy to reach; by default --target.", lower_bound=0.0, upper_bound=1.0)
-WORKDIR = flags.DEFINE_string("workdir", None, "Where the runs are left; by default runs/compare-NAME of the config file.")
-PAGE = flags.DEFINE_string("page", None, "A page of results, e.g. docs/results.md, that gets or renews this comparison's section.")
+KNN_TARGET = flags.DEFINE_float(
+    "knn_target", None, "kNN accuracy to reach; by default --target.", lower_bound=0.0, upper_bound=1.0)
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Where the runs are left; by default runs/compare-NAME of the config file.")
+PAGE = flags.DEFINE_string(
+    "page", None, "A page of results, e.g. docs/results.md, that gets or renews this comparison's section.")
 
 
 def main(config, name):
-  from spectral_jax.comparison import curves, page, rules, runs, statistics  # after the flags: a wrong one is answered at once
+  # After the flags: a wrong one is answered at once.
+  from spectral_jax.comparison import curves, page, rules, runs, statistics
   from spectral_jax.data import open_dataset
   from spectral_jax.training.checks import check_batch, check_config
   from spectral_jax.training.mesh import make_mesh
@@ -41,7 +45,8 @@ def main(config, name):
   check_batch(config, dataset.train.size, mesh)
   for rule in names:
     check_selection(rules.with_rule(config, rule, seeds[0]), dataset.train.size)
-  targets = {"linear_accuracy": TARGET.value, "knn_accuracy": KNN_TARGET.value if KNN_TARGET.value is not None else TARGET.value}
+  knn_target = TARGET.value if KNN_TARGET.value is None else KNN_TARGET.value
+  targets = {"linear_accuracy": TARGET.value, "knn_accuracy": knn_target}
   with claim(WORKDIR.value or f"runs/compare-{name}", config) as folder:
     results = runs.run_all(config, dataset, mesh, folder, names, seeds)
     picture = folder / "curves.png"
@@ -82,14 +87,14 @@ def about(config, dataset, mesh, seeds, picture):
   """Where the figures come from: command, hardware, date and setting."""
   devices = mesh.devices.ravel()
   cores = f", {len(os.sched_getaffinity(0))} cores" if devices[0].platform == "cpu" else ""
-  words = [f"--workdir={pathlib.Path(w.split('=', 1)[1]).name}" if w.startswith("--workdir=") else w for w in sys.argv[1:]]
+  words = [word for word in sys.argv[1:] if not word.startswith(("--workdir", "--page"))]
   steps = config.steps or config.epochs * (dataset.train.size // config.batch_size)
   return {
       "command": " ".join(["python -m spectral_jax.compare", *words]), "date": str(datetime.date.today()),
       "hardware": f"{len(devices)} x {devices[0].device_kind} ({platform.machine()}{cores})",
-      "setting": f"{dataset.name}, {dataset.train.size:,} training images, {config.model.encoder}, {config.loss.name}, batches of "
-                 f"{config.batch_size}, {steps:,} steps, bank renewed every {config.bank.refresh_epochs} epochs, "
-                 f"{config.selection.candidates or 'all'} candidates.",
+      "setting": f"{dataset.name}, {dataset.train.size:,} training images, {config.model.encoder}, {config.loss.name}, "
+                 f"batches of {config.batch_size}, {steps:,} steps, epochs that a bank serves: "
+                 f"{config.bank.refresh_epochs}, {config.selection.candidates or 'all'} candidates.",
       "seeds": ", ".join(map(str, seeds)), "picture": picture}
 
 

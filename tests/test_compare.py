@@ -21,7 +21,8 @@ def tiny():
   config.update_from_flattened_dict({
       "batch_size": 240, "epochs": 3, "log_every": 2, "diagnostics_every": 0, "eval_every_epochs": 1,
       "optimizer.warmup_epochs": 0, "model.width": 0.125, "model.projector_hidden": 8, "model.projector_dim": 8,
-      "eval.train_limit": 200, "eval.test_limit": 60, "eval.shot_draws": 2, "eval.probe_steps": 5, "eval.shot_steps": 5})
+      "eval.train_limit": 200, "eval.test_limit": 60, "eval.shot_draws": 2, "eval.probe_steps": 5,
+      "eval.shot_steps": 5})
   return config
 
 
@@ -35,7 +36,8 @@ def compared(tmp_path_factory, quick_compilation):
 
 def test_every_rule_and_seed_is_scored_on_one_schedule(compared):
   results, _ = compared
-  assert [(r["rule"], r["seed"]) for r in results] == [("random", 0), ("random", 1), ("hard_balanced", 0), ("hard_balanced", 1)]
+  made = [(r["rule"], r["seed"]) for r in results]
+  assert made == [("random", 0), ("random", 1), ("hard_balanced", 0), ("hard_balanced", 1)]
   for result in results:
     assert [p["step"] for p in result["curve"]] == [5, 10, 15] and result["curve"][-1]["examples"] == 3600
     assert all(0 <= p[name] <= 1 for p in result["curve"] for name in runs.SCORES)

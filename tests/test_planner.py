@@ -1,4 +1,4 @@
-"""Batches chosen from the bank inside a run: the bank is the encoder's, the choice repeats itself, a resumed run too."""
+"""Batches chosen inside a run: the bank is the encoder's, the choice repeats itself, a resumed run too."""
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +62,8 @@ def kept_tables(run, folder):
 def test_the_bank_is_the_encoders_embedding_of_every_training_image(one_device, digits):
   state = one_device.init()
   everything = np.arange(digits.train.size)
-  _, z = split_features(one_device.encode, variables(state), digits.train, everything, batch_size=512, mesh=one_device.mesh)
+  _, z = split_features(
+      one_device.encode, variables(state), digits.train, everything, batch_size=512, mesh=one_device.mesh)
   z = np.asarray(z, np.float64)
   z /= np.linalg.norm(z, axis=1, keepdims=True)
   rows = bank.make_refresh(one_device)(state)
@@ -186,7 +187,8 @@ def test_streamed_images_are_read_in_the_order_that_was_chosen(tmp_path):
 
 @pytest.mark.parametrize("changes, message", [
     ({"selection.candidates": -1}, r"config\.selection: candidates must be at least 1"),
-    ({"selection.coverage": "independent", "selection.candidates": 1300}, "config.selection: candidates must be at most 1199"),
+    ({"selection.coverage": "independent", "selection.candidates": 1300},
+     "config.selection: candidates must be at most 1199"),
     ({"selection.objective": "target"}, "needs target"),
     ({"selection.target": 1.5}, r"target must lie in \(0, 1\]"),
     ({"selection.coverage": "everything"}, "coverage must be one of"),

@@ -273,8 +273,9 @@ def test_pools_and_balanced_batches_survive_rows_without_direction():
 
 
 def test_duplicates_and_single_rows_are_no_trouble():
-  assert sorted(np.asarray(selection.greedy_batch(KEY, jnp.ones((9, 3)), 9, candidates=None)).tolist()) == list(range(9))
-  assert sorted(np.asarray(selection.greedy_batch(KEY, jnp.ones((9, 3)), 9, candidates=1, center=True)).tolist()) == list(range(9))
+  for options in ({"candidates": None}, {"candidates": 1, "center": True}):
+    built = selection.greedy_batch(KEY, jnp.ones((9, 3)), 9, **options)
+    assert sorted(np.asarray(built).tolist()) == list(range(9))
   assert np.asarray(selection.greedy_batch(KEY, jnp.ones((1, 1)), 1, candidates=None)).tolist() == [0]
   assert selection.epoch_batches(KEY, jnp.ones((3, 1)), 2, superbatch=5).shape == (1, 2)
 
@@ -285,7 +286,8 @@ def test_duplicates_and_single_rows_are_no_trouble():
     (lambda x: selection.greedy_batch(KEY, x, 10, candidates=0), "candidates must be at least 1"),
     (lambda x: selection.greedy_batch(KEY, x, 10, candidates=22), "candidates must be at most 21.*candidates=None"),
     (lambda x: selection.epoch_batches(KEY, x, 10, coverage="independent"), "candidates must be at most 21"),
-    (lambda x: selection.greedy_batch(KEY, x, 4, candidates=2, objective="target", target=1.5), r"target must lie in \(0, 1\]"),
+    (lambda x: selection.greedy_batch(KEY, x, 4, candidates=2, objective="target", target=1.5),
+     r"target must lie in \(0, 1\]"),
     (lambda x: selection.greedy_batch(KEY, x, 4, candidates=2, objective="target"), "needs target"),
     (lambda x: selection.pool_batch(KEY, x, 4, policy="P2", target=0.0), r"target must lie in \(0, 1\]"),
     (lambda x: selection.pool_batch(KEY, x, 4, policy="P4"), "policy must be one of 'P1', 'P2', 'P3'"),

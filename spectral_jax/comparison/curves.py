@@ -7,7 +7,8 @@ import numpy as np
 from spectral_jax.comparison.statistics import interval
 from spectral_jax.training.pictures import INK, STYLE, plt
 
-PANELS = (("linear_accuracy", "Linear probe"), ("knn_accuracy", "k nearest neighbours"), ("five_shot_accuracy", "Few labels a class"))
+PANELS = (("linear_accuracy", "Linear probe"), ("knn_accuracy", "k nearest neighbours"),
+          ("five_shot_accuracy", "Few labels a class"))
 
 
 def save_comparison(path, results, targets):

@@ -7,11 +7,11 @@ SCORES = {"linear_accuracy": "linear", "knn_accuracy": "kNN", "five_shot_accurac
 BEGIN, END = "<!-- {}:begin -->", "<!-- {}:end -->"
 HEADER = """# Results: does choosing batches by their spectrum save time?
 
-Every section is written by `python -m spectral_jax.compare` from the `results.json` that it leaves; nothing is edited by
-hand. Rules are those of `spectral_jax.selection`; a rule that names no coverage chooses each batch from all examples.
+Every section is written by `python -m spectral_jax.compare` from the `results.json` that it leaves; nothing is edited
+by hand. Rules are those of `spectral_jax.selection`; one that names no coverage chooses each batch from all examples.
 
-Beside them, as the paper states them and not measured here (arXiv 2510.05767, ImageNet-100): Greedy-64 reaches 67.5% top-1
-in 15% less time than random batches and in 24% less than Pool-P3.
+Beside them, as the paper states them and not measured here (arXiv 2510.05767, ImageNet-100): Greedy-64 reaches 67.5%
+top-1 in 15% less time than random batches and in 24% less than Pool-P3.
 """
 
 
@@ -20,9 +20,10 @@ def section(results):
   about, rows, targets = results["about"], results["summary"], results["targets"]
   return "\n".join([
       f"`{about['command']}`", "",
-      f"{about['date']}, {about['hardware']}. {about['setting']} Seeds {about['seeds']}; means with 95% confidence intervals "
-      "over seeds (Student's t). Seconds are training time: steps, bank refreshes and selection, without evaluation and "
-      "compilation.", "", *_final(rows), "", *_verdict(rows), "", *_to_targets(rows, targets), "", *_cost(rows), "",
+      f"{about['date']}, {about['hardware']}. {about['setting']} Seeds {about['seeds']}; means with 95% confidence "
+      "intervals over seeds (Student's t). Seconds are training time: steps, bank refreshes and selection, without "
+      "evaluation and compilation.", "",
+      *_final(rows), "", *_verdict(rows), "", *_to_targets(rows, targets), "", *_cost(rows), "",
       f"![Accuracy over training time]({about['picture']})"])
 
 
@@ -49,11 +50,13 @@ def _cost(rows):
 def _to_targets(rows, targets):
   lines = []
   for name in targets:
-    lines += ["", f"To {100 * targets[name]:.1f}% {SCORES[name]} accuracy: the first evaluation that reaches it, means over the seeds "
-              "that do:", "", "| rule | seeds that reach it | seconds | steps | examples |", "|---|---:|---:|---:|---:|"]
+    lines += ["", f"To {100 * targets[name]:.1f}% {SCORES[name]} accuracy: the first evaluation that reaches it, means "
+              "over the seeds that do:", "", "| rule | seeds that reach it | seconds | steps | examples |",
+              "|---|---:|---:|---:|---:|"]
     for rule, row in rows.items():
       to = row[f"{name}_target"]
-      cells = [_plain(to["seconds"], 1), _plain(to["step"], 0), _plain(to["examples"], 0)] if to["reached"] else ["", "", ""]
+      cells = [_plain(to[key], digits) if to["reached"] else ""
+               for key, digits in (("seconds", 1), ("step", 0), ("examples", 0))]
       lines.append(f"| {rule} | {to['reached']} of {row['seeds']} | " + " | ".join(cells) + " |")
   return lines[1:]
 
@@ -62,13 +65,14 @@ def _verdict(rows):
   """What the intervals allow to say, whichever way it falls."""
   lines = []
   for name, title in SCORES.items():
-    gains = {rule: row[f"{name}_gain"] for rule, row in rows.items() if rule != "random" and row[f"{name}_gain"][1] >= 0}
+    gains = {rule: row[f"{name}_gain"] for rule, row in rows.items()
+             if rule != "random" and not math.isnan(row[f"{name}_gain"][1])}
     sides = {"better": [r for r, (mean, half) in gains.items() if mean > half],
              "worse": [r for r, (mean, half) in gains.items() if mean < -half],
              "not distinguishable": [r for r, (mean, half) in gains.items() if abs(mean) <= half]}
     said = "; ".join(f"{side}: {', '.join(names)}" for side, names in sides.items() if names)
-    lines.append(f"- Final {title} accuracy against random, seed by seed, by intervals that exclude zero (not corrected for the "
-                 f"number of rules): {said or 'too few seeds to say'}.")
+    lines.append(f"- Final {title} accuracy against random, seed by seed, by intervals that exclude zero (not "
+                 f"corrected for the number of rules): {said or 'too few seeds to say'}.")
   return lines
 
 

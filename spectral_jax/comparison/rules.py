@@ -30,8 +30,8 @@ def with_rule(config, name, seed):
   'balanced'
   """
   if name not in rule_names():
-    raise ValueError(f"--rules: {name!r} is not known.{nearest(name, rule_names())} Known are {', '.join(RULES)}, each but "
-                     f"random also with an ending _{', _'.join(COVERAGES)}.")
+    raise ValueError(f"--rules: {name!r} is not known.{nearest(name, rule_names())} Known are {', '.join(RULES)}, each "
+                     f"but random also with an ending _{', _'.join(COVERAGES)}.")
   rule, coverage = name, "independent"
   for ending in COVERAGES:
     if name.endswith(f"_{ending}"):

@@ -54,7 +54,8 @@ def _row(runs, random, targets):
   row["rank_ratio"] = interval(ranks) if ranks else None
   for name in ("linear_accuracy", "knn_accuracy", "five_shot_accuracy"):
     row[name] = interval([point[name] for point in final.values()])
-    row[f"{name}_gain"] = interval([final[seed][name] - random[seed]["curve"][-1][name] for seed in final if seed in random])
+    row[f"{name}_gain"] = interval([
+        final[seed][name] - random[seed]["curve"][-1][name] for seed in final if seed in random])
   for name, target in targets.items():
     reached = [point for run in runs.values() if (point := first_reaching(run["curve"], name, target))]
     row[f"{name}_target"] = {"reached": len(reached), **{

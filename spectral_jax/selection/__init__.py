@@ -1,8 +1,8 @@
 """Which examples share a batch, decided by the spectrum of their embeddings.
 
 For rows `x_i` on the unit sphere and a set S of k of them, `C = sum_{i in S} x_i x_i^T` and
-`F = ||C||_F^2 = sum_{i,j in S} (x_i . x_j)^2`; the participation ratio `PR(S) = k^2 / F` is the effective rank that every
-rule here speaks of. It needs no eigendecomposition, and adding x changes F by `2 x^T C x + 1`.
+`F = ||C||_F^2 = sum_{i,j in S} (x_i . x_j)^2`; the participation ratio `PR(S) = k^2 / F` is the effective rank that
+every rule here speaks of. It needs no eigendecomposition, and adding x changes F by `2 x^T C x + 1`.
 
 Every function takes embeddings `(m, d)`, normalises their rows itself, and returns int32 indices into them without
 repeats, a deterministic function of `key`. Rows that are zero have no direction, and are taken only when nothing else

@@ -23,13 +23,13 @@ def check_bank(embeddings, batch_size):
                      "leading axes")
   count("batch_size", batch_size)
   if batch_size > bank.shape[0]:
-    raise ValueError(f"batch_size must be at most the number of embeddings, {bank.shape[0]}, got {batch_size}; embed more "
-                     "examples or take a smaller batch")
+    raise ValueError(f"batch_size must be at most the number of embeddings, {bank.shape[0]}, got {batch_size}; embed "
+                     "more examples or take a smaller batch")
   if not isinstance(bank, jax.core.Tracer):
     bad = np.flatnonzero(~np.asarray(_finite_rows(bank)))
     if bad.size:
-      raise ValueError(f"embeddings must be finite, but {bad.size} of {bank.shape[0]} rows are not, first row {bad[0]}; drop "
-                       "these rows or set them to zero (zero rows are selected last)")
+      raise ValueError(f"embeddings must be finite, but {bad.size} of {bank.shape[0]} rows are not, first row "
+                       f"{bad[0]}; drop these rows or set them to zero (zero rows are selected last)")
   return bank
 
 
@@ -63,7 +63,8 @@ def check_objective(objective, target):
   choice("objective", objective, OBJECTIVES)
   check_target(target)
   if objective == "target" and target is None:
-    raise ValueError('objective="target" needs target, a fraction in (0, 1] of the highest possible effective rank; got None')
+    raise ValueError('objective="target" needs target, a fraction in (0, 1] of the highest possible effective rank; '
+                     "got None")
 
 
 def check_target(target):

@@ -1,7 +1,7 @@
 """The moments of a growing batch, and what adding one more row does to its participation ratio.
 
-With `C = sum x x^T`, `m = sum x`, `T = sum ||x||^2` and `F = ||C||_F^2` over the k rows of a batch, a further row x with
-`s = ||x||^2` (1, or 0 for a zero row) changes them to
+With `C = sum x x^T`, `m = sum x`, `T = sum ||x||^2` and `F = ||C||_F^2` over the k rows of a batch, a further row x
+with `s = ||x||^2` (1, or 0 for a zero row) changes them to
 
     T' = T + s        F' = F + 2 x^T C x + s^2        PR = T'^2 / F'
 
@@ -23,7 +23,7 @@ from spectral_jax._arrays import HIGHEST
 
 
 class Moments(NamedTuple):
-  """Sums over the rows of a batch: `second` (d, d), `first` (d,), the scalars `trace` and `frobenius`, the count `size`."""
+  """Of the rows of a batch: C `(d, d)`, m `(d,)`, and the scalars T, F and k."""
 
   second: jnp.ndarray
   first: jnp.ndarray

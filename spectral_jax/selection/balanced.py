@@ -80,7 +80,7 @@ def _grow(rows, batches, start, costs, update):
 
 
 def _take_turns(cost, free, k):
-  """Each batch's best free column of `cost` `(batches, n)`, in turn from batch `k % batches` on; and what stays free."""
+  """What stays free, and each batch's best free column of `cost` `(batches, n)`, in turn from batch `k % batches`."""
   def turn(free, row):
     pick = first_best(row, free)
     return free.at[pick].set(False), pick
@@ -135,7 +135,7 @@ def _costs(moments, to, objective, target, center):
 
 
 def split_pool(key, rows, batches, *, rank, pools, cost):
-  """Of `pools` random splits, the one whose batches have the best mean cost; `rank` maps `(size, d)` rows to a scalar."""
+  """Of `pools` random splits, the one of best mean cost; `rank` maps `(size, d)` rows to a scalar."""
   n = rows.shape[0]
   orders = jax.vmap(lambda one: jax.random.permutation(one, n))(jax.random.split(key, pools))
   splits = orders.reshape(pools, batches, n // batches)

@@ -116,7 +116,7 @@ def _oversampled(key, bank, target, *, batch_size, oversample, **options):
 
 
 def _in_sweeps(build, xs):
-  """Maps `build` over leading axes, a few at a time; the last sweep repeats what fills it, so that all are compiled once."""
+  """Maps `build` over leading axes, a few at a time; the last sweep is filled up, so that one is compiled for all."""
   steps = jax.tree.leaves(xs)[0].shape[0]
   sweeps = -(-steps // _SWEEP)
   each = -(-steps // sweeps)

@@ -24,7 +24,7 @@ def pool_batch(key, embeddings, batch_size, *, pools=16, policy="P3", target=Non
     batch_size: examples in the batch, at most m.
     pools: random batches to choose from; 16 is this project's choice, the gain grows like sqrt(log pools).
     policy: "P1", "P2" or "P3".
-    target: fraction in (0, 1] of the highest possible effective rank, for "P2"; None stands for the median of the pools.
+    target: fraction in (0, 1] of the highest possible effective rank, for "P2"; None means the median of the pools.
     center: take each batch's mean out first.
 
   Returns:
