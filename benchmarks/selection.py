@@ -227,9 +227,9 @@ def share_lines(repeats):
   refresh = parts["refresh"] * M / parts["refresh_epochs"]
   share = (refresh + parts["choice"]) / (epoch + refresh + parts["choice"])
   return [f"`configs/cifar10.py` with the balanced greedy rule, from measured parts (ResNet-18, float32, random "
-          f"pixels, steps of {parts['batch']} images scaled to an epoch of {M:,}): training {epoch:,.0f} s an epoch; refresh "
-          f"{parts['refresh'] * M:,.0f} s every {parts['refresh_epochs']} epochs, {refresh:,.1f} s an epoch; choosing "
-          f"{M // parts['full']} batches of {parts['full']} {parts['choice']:.2f} s an epoch. Selection and refresh: "
+          f"pixels, steps of {parts['batch']} images scaled to an epoch of {M:,}): training {epoch:,.0f} s an epoch; "
+          f"refresh {parts['refresh'] * M:,.0f} s every {parts['refresh_epochs']} epochs, {refresh:,.1f} s an epoch; "
+          f"choosing {M // parts['full']} batches of {parts['full']} {parts['choice']:.2f} s an epoch. Selection and refresh: "
           f"{100 * share:.2f}% of the time, were none of it hidden behind training."]
 
 

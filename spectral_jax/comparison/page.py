@@ -44,6 +44,11 @@ def _cost(rows):
   for rule, row in rows.items():
     ratio = "" if row["rank_ratio"] is None else f"{row['rank_ratio'][0]:.2f}"
     lines.append(f"| {rule} | {_plain(row['seconds'], 1)} | {100 * row['selection_share'][0]:.1f}% | {ratio} |")
+  uniform = rows.get("random")
+  if uniform and uniform["seeds"] > 1:
+    lines += ["", "Runs with random batches do the same work for every seed; they took from "
+              f"{uniform['fastest']:.1f} to {uniform['slowest']:.1f} s. So much the machine itself moves the seconds; steps "
+              "and examples are free of it."]
   return lines
 
 

@@ -47,7 +47,8 @@ def summarise(results, targets):
 
 def _row(runs, random, targets):
   final = {seed: run["curve"][-1] for seed, run in runs.items()}
-  row = {"seeds": len(runs), "seconds": interval([point["seconds"] for point in final.values()])}
+  seconds = [point["seconds"] for point in final.values()]
+  row = {"seeds": len(runs), "seconds": interval(seconds), "fastest": min(seconds), "slowest": max(seconds)}
   row["selection_share"] = interval([
       (run["refresh_seconds"] + run["selection_seconds"]) / run["curve"][-1]["seconds"] for run in runs.values()])
   ranks = [run["mean_selected_rank"] / run["mean_random_rank"] for run in runs.values() if "mean_random_rank" in run]
