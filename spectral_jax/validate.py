@@ -148,7 +148,8 @@ def save_picture(path, laws, seed=0):
     for form, colour in (("eigenvalue", "#fbd38d"), ("regression", "#63b3ed")):
       lower, _, upper = (np.sqrt(np.asarray(part)[order]) for part in forms[form])
       axis.fill_between(x, lower, upper, color=colour, linewidth=0, label=f"{form} band")
-    axis.plot(x, np.sqrt(np.asarray(forms["regression"].value)[order]), color="#1a202c", linewidth=1.2, label="measured")
+    value = np.sqrt(np.asarray(forms["regression"].value)[order])
+    axis.plot(x, value, color="#1a202c", linewidth=1.2, label="measured")
     axis.set_ylim(bottom=0)
     axis.set_title(f"tau = {temperature}, " + ("isotropic" if anisotropy == 0 else "eigenvalues 1/k$^2$"), fontsize=10)
     axis.set(xlabel="anchors, sorted", ylabel="gradient norm")

@@ -16,7 +16,8 @@ from spectral_jax import command
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/variance", "Where the table and the picture are left.")
 BATCHES = flags.DEFINE_integer("batches", 50, "Batches K that the variance is taken over.", lower_bound=2)
-TRAIN_STEPS = flags.DEFINE_integer("train_steps", 100, "Steps trained before the second measurement; 0: none.", lower_bound=0)
+TRAIN_STEPS = flags.DEFINE_integer(
+    "train_steps", 100, "Steps trained before the second measurement; 0: none.", lower_bound=0)
 
 COLUMNS = (("variance", "raw"), ("normalised", "normalised"), ("variance_ratio", "raw ratio"),
            ("normalised_ratio", "norm. ratio"), ("predicted_ratio", "predicted"))
@@ -62,7 +63,8 @@ def trained(run, steps):
       done += 1
     epoch += 1
   if steps and not np.isfinite(metrics["loss"]):
-    raise FloatingPointError(f"the loss is {metrics['loss']} after {steps} steps; lower the learning rate or --train_steps")
+    raise FloatingPointError(
+        f"the loss is {metrics['loss']} after {steps} steps; lower the learning rate or --train_steps")
   return state
 
 
@@ -90,7 +92,8 @@ def save_picture(path, results):
   for axis, (when, rows) in zip(axes.flat, results.items()):
     methods = [method for method in rows if method != "none"]
     for k, (key, label, colour) in enumerate(bars):
-      axis.bar(np.arange(len(methods)) + 0.26 * (k - 1), [rows[m][key] for m in methods], 0.24, color=colour, label=label)
+      axis.bar(np.arange(len(methods)) + 0.26 * (k - 1), [rows[m][key] - 1 for m in methods], 0.24,
+               bottom=1, color=colour, label=label)
     axis.axhline(1, color="#222222", linewidth=0.8)
     axis.set_yscale("log")
     axis.set_xticks(range(len(methods)), methods)

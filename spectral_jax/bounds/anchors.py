@@ -49,17 +49,16 @@ def anchor_band(u, v, *, loss="info_nce", temperature=0.1, kind="plugin", labels
   return map_rows(row, p, shared(p.bank, leading), loss, positive_in_denominator)
 
 
-def plugin_row(u_i, v_i, attraction, repulsion, weights, mask, common):
+def plugin_row(u_i, v_i, similarities, attraction, repulsion, weights, mask, common):
   """The tighter of the regression band and the three-term band, for one anchor."""
-  wide = three_term_band(row_terms(u_i, v_i, attraction, repulsion, weights, mask, common))
-  norms = regression_band(u_i, v_i, attraction, repulsion, weights, mask, common)
+  wide = three_term_band(row_terms(u_i, v_i, similarities, attraction, repulsion, weights, mask, common))
+  norms = regression_band(u_i, v_i, similarities, attraction, repulsion, weights, mask, common)
   tight = widened(*norms, attraction + repulsion)
   return tight._replace(lower=jnp.maximum(tight.lower, wide.lower), upper=jnp.minimum(tight.upper, wide.upper))
 
 
-def apriori_row(u_i, v_i, attraction, repulsion, weights, mask, common, *, p, loss, inside):
+def apriori_row(u_i, v_i, similarities, attraction, repulsion, weights, mask, common, *, p, loss, inside):
   """The band without softmax, for one anchor; the value beside it does use the weights."""
-  value = row_terms(u_i, v_i, attraction, repulsion, weights, mask, common).value
-  similarities = _anchors.cosines(p.bank, u_i)
+  value = row_terms(u_i, v_i, similarities, attraction, repulsion, weights, mask, common).value
   lower, upper, size = apriori_band(loss, u_i, v_i, similarities, mask > 0, p, common, inside)
   return widened(lower, value, upper, size)

@@ -52,9 +52,9 @@ def batch_report(u, v, *, temperature, loss="info_nce"):
   p = _anchors.problem(u, v, loss=loss, temperature=temperature, labels=None, negatives=None, t=1.0, gamma=1.0)
   common = shared(p.bank, LEADING)
 
-  def row(u_i, v_i, attraction, repulsion, weights, mask, common):
+  def row(u_i, v_i, similarities, attraction, repulsion, weights, mask, common):
     squares = jnp.sum(weights.w * weights.w)
-    band = plugin_row(u_i, v_i, attraction, repulsion, weights, mask, common)
+    band = plugin_row(u_i, v_i, similarities, attraction, repulsion, weights, mask, common)
     return band, repulsion, jnp.where(squares > 0, 1 / jnp.where(squares > 0, squares, 1.0), 0.0)
 
   bands, repulsion, effective = map_rows(row, p, common, loss, False)

@@ -12,12 +12,19 @@ from spectral_jax.bounds.band import norm, product, root
 
 
 def completing(u_i, directions):
-  """The unit vector that completes the directions to a basis of `F`, zero where u lies in their span."""
-  rest = u_i - product(directions, product(u_i, directions))
-  rest = rest - product(directions, product(rest, directions))  # again: rounding left a little of them
+  """The unit vector that completes the directions to a basis of `F`, zero where u lies in their span; and its scale.
+
+  Returns:
+    `(x, coordinates, scale)` with `x = scale (u - directions @ coordinates)`.
+  """
+  coordinates = product(u_i, directions)
+  rest = u_i - product(directions, coordinates)
+  again = product(rest, directions)  # rounding left a little of them
+  rest = rest - product(directions, again)
   size = norm(rest)
   inside = size < 1e-3  # too short to point anywhere; the bound holds without it
-  return jnp.where(inside, 0.0, rest / jnp.where(inside, 1.0, size))
+  scale = jnp.where(inside, 0.0, 1 / jnp.where(inside, 1.0, size))
+  return scale * rest, coordinates + again, scale
 
 
 def regressed(omega, mask, count, anchor, common):
@@ -46,11 +53,12 @@ def regressed(omega, mask, count, anchor, common):
   return fitted, jnp.sum((omega - fitted) ** 2) / count
 
 
-def regression_band(u_i, v_i, attraction, repulsion, weights, mask, common):
+def regression_band(u_i, v_i, similarities, attraction, repulsion, weights, mask, common):
   """`(lower, value, upper)` of one anchor's gradient norm.
 
   Args:
     u_i, v_i: `(d,)` anchor and positive.
+    similarities: `(N,)` of the anchor to the bank.
     attraction, repulsion: its strengths.
     weights, mask: its `Weights`, and 1 for the bank's rows that are kept, else 0.
     common: `Shared`.
@@ -60,8 +68,10 @@ def regression_band(u_i, v_i, attraction, repulsion, weights, mask, common):
   mean = common.centre + product(mask, common.centred) / count
   shift = product(omega, common.centred) / count  # m_w - mu
   g = repulsion * (mean + shift) - attraction * v_i
-  completion = completing(u_i, common.directions)
-  fitted, rest = regressed(omega, mask, count, product(completion, common.centred.T), common)
+  completion, coordinates, scale = completing(u_i, common.directions)
+  # The bank's projections on it, from similarities that are known; exact enough, as any coefficients make a bound.
+  anchor = scale * (similarities - product(common.projections, coordinates))
+  fitted, rest = regressed(omega, mask, count, anchor, common)
   h = repulsion * (mean + product(fitted, common.centred) / count) - attraction * v_i
 
   along = jnp.append(product(g, common.directions), jnp.sum(g * completion))

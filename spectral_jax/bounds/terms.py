@@ -28,8 +28,9 @@ class BandTerms(NamedTuple):
   value: Any       # ||g||
 
 
-def row_terms(u_i, v_i, attraction, repulsion, weights, mask, common):
+def row_terms(u_i, v_i, similarities, attraction, repulsion, weights, mask, common):
   """`BandTerms` of one anchor; arguments as for `plugin.regression_band`."""
+  del similarities  # a row function of `map_rows`; this one needs the weights only
   count = jnp.maximum(weights.count, 1)
   omega = (count * weights.w - 1) * mask
   mean = common.centre + product(mask, common.centred) / count
@@ -61,12 +62,13 @@ def band_terms(u, v, *, loss="info_nce", temperature=0.1, labels=None, negatives
 
 
 def map_rows(function, p, common, loss, positive_in_denominator):
-  """`function(u_i, v_i, attraction, repulsion, weights, mask, common)` for every anchor."""
+  """`function(u_i, v_i, similarities, attraction, repulsion, weights, mask, common)` for every anchor."""
   def row(u_i, v_i, own):
     kept = p.owner != own
-    weights = _anchors.row_weights(_anchors.cosines(p.bank, u_i), kept, p.scale)
+    similarities = _anchors.cosines(p.bank, u_i)
+    weights = _anchors.row_weights(similarities, kept, p.scale)
     strengths = _anchors.strengths(loss, jnp.sum(u_i * v_i), weights, p.scale, p.gamma, positive_in_denominator)
-    return function(u_i, v_i, *strengths, weights, kept.astype(p.u.dtype), common)
+    return function(u_i, v_i, similarities, *strengths, weights, kept.astype(p.u.dtype), common)
   return _anchors.map_anchors(row, p)
 
 

@@ -66,8 +66,9 @@ def _measure(run, state, batches, method):
     losses.append(float(loss))
     rho.append(float(spread))
   variance, squared_mean = total / (batches - 1), mean @ mean
-  return {"variance": float(variance), "normalised": float(variance / squared_mean), "squared_mean": float(squared_mean),
-          "loss": float(np.mean(losses)), "rho_squared": float(np.mean(rho))}
+  return {
+      "variance": float(variance), "normalised": float(variance / squared_mean), "squared_mean": float(squared_mean),
+      "loss": float(np.mean(losses)), "rho_squared": float(np.mean(rho))}
 
 
 def _batches(run, count):
