@@ -2,7 +2,8 @@
 
   python -m spectral_jax.main
 
-Hardware: 2 CPU cores. Time and accuracy: not yet measured.
+Hardware: 2 CPU cores. Measured once, seed 0, the cores shared with other work: 52 s of training; linear 0.997,
+five labels a class 0.936, nearest neighbours 0.986 (raw pixels 0.967, 0.868, 0.986).
 """
 
 from configs.defaults import get_defaults

@@ -100,7 +100,7 @@ def test_a_finished_run_is_not_trained_again(finished, capsys):
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, quick_compilation):
   config = tiny()
   config.optimizer.update(name="sgd", learning_rate=1e30)
-  config.eval_every_epochs, config.checkpoint.every_steps = 0, 1
+  config.eval_every_epochs, config.diagnostics_every, config.checkpoint.every_steps = 0, 0, 1
   with pytest.raises(FloatingPointError, match=r"(?s)step \d+\. The last good checkpoint is step \d+.*learning_rate"):
     loop.main_job(config, tmp_path)
   assert not (tmp_path / "summary.json").exists()
