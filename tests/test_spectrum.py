@@ -131,6 +131,8 @@ def test_statistics_are_those_of_the_global_batch(method):
   whiten = functools.partial(spectrum.whiten, method=method)
   sharded = jax.jit(whiten)(jax.device_put(z, NamedSharding(mesh, PartitionSpec("data"))))
   np.testing.assert_allclose(sharded, whiten(z), rtol=1e-4, atol=1e-5)
+  local = jax.shard_map(whiten, mesh=mesh, in_specs=PartitionSpec("data"), out_specs=PartitionSpec("data"))(z)
+  np.testing.assert_allclose(local[:8], whiten(z[:8]), rtol=1e-4, atol=1e-5)  # each device its own rows
 
 
 def test_newton_schulz_uses_matrix_products_only():

@@ -116,5 +116,7 @@ def newton_schulz(a, shrinkage):
     t = 1.5 * identity - 0.5 * jnp.matmul(z, y, precision=_arrays.HIGHEST)
     return (jnp.matmul(y, t, precision=_arrays.HIGHEST), jnp.matmul(t, z, precision=_arrays.HIGHEST)), None
 
-  (_, z), _ = lax.scan(step, (a / norm, identity), length=steps)
+  # The first step by hand: inside shard_map the carry must vary over devices as `a` does, which the identity does not.
+  first = 1.5 * identity - 0.5 * a / norm
+  (_, z), _ = lax.scan(step, (jnp.matmul(a / norm, first, precision=_arrays.HIGHEST), first), length=steps - 1)
   return z / jnp.sqrt(norm)
