@@ -148,7 +148,7 @@ def one_batch_rows(bank, repeats):
   if apricot is None:
     yield "apricot-select: not installed", None, None
   else:
-    seconds, chosen = median_seconds(apricot, 3)
+    seconds, chosen = median_seconds(apricot, 1)
     yield "apricot-select, feature-based, lazy greedy", seconds, rank(chosen)
 
 
@@ -229,8 +229,8 @@ def share_lines(repeats):
   return [f"`configs/cifar10.py` with the balanced greedy rule, from measured parts (ResNet-18, float32, random "
           f"pixels, steps of {parts['batch']} images scaled to an epoch of {M:,}): training {epoch:,.0f} s an epoch; "
           f"refresh {parts['refresh'] * M:,.0f} s every {parts['refresh_epochs']} epochs, {refresh:,.1f} s an epoch; "
-          f"choosing {M // parts['full']} batches of {parts['full']} {parts['choice']:.2f} s an epoch. Selection and refresh: "
-          f"{100 * share:.2f}% of the time, were none of it hidden behind training."]
+          f"choosing {M // parts['full']} batches of {parts['full']} {parts['choice']:.2f} s an epoch. Selection and "
+          f"refresh: {100 * share:.2f}% of the time, were none of it hidden behind training."]
 
 
 def table(repeats):

@@ -10,6 +10,9 @@ import pytest
 from spectral_jax import selection
 from spectral_jax.selection import _draw, balanced
 
+# What is compiled here runs once or twice.
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 KEY = jax.random.key(7)
 
 
@@ -310,13 +313,3 @@ def test_wrong_types_are_named():
     selection.random_batch(KEY, jnp.ones((4, 2), jnp.int32), 2)
   with pytest.raises(TypeError, match="batch_size must be a Python integer"):
     selection.hard_batch(KEY, jnp.ones((4, 2)), 2.0)
-
-
-def test_memory_is_linear_in_a_bank_of_a_million():
-  """Compiled, not run: 16 batches of 4,096 built together, and an epoch of them, from 1.3 million x 128."""
-  bank = jax.ShapeDtypeStruct((1_300_000, 128), jnp.float32)
-  keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 16))
-  together = jax.jit(jax.vmap(lambda key, bank: selection.greedy_batch(key, bank, 4096), (0, None)))
-  epoch = jax.jit(lambda keys, bank: selection.epoch_batches(keys[0], bank, 4096))
-  for compiled in (together.lower(keys, bank).compile(), epoch.lower(keys, bank).compile()):
-    assert compiled.memory_analysis().temp_size_in_bytes < 1_300_000 * 128 * 4

@@ -47,8 +47,8 @@ def _cost(rows):
   uniform = rows.get("random")
   if uniform and uniform["seeds"] > 1:
     lines += ["", "Runs with random batches do the same work for every seed; they took from "
-              f"{uniform['fastest']:.1f} to {uniform['slowest']:.1f} s. So much the machine itself moves the seconds; steps "
-              "and examples are free of it."]
+              f"{uniform['fastest']:.1f} to {uniform['slowest']:.1f} s. So much the machine itself moves the seconds; "
+              "steps and examples are free of it."]
   return lines
 
 
