@@ -117,7 +117,7 @@ def test_batches_that_do_not_fit():
       (one, 256, 3, "microbatches=3"), (eight, 64, 16, "divisor of 8")):
     config.batch_size, config.microbatches = batch, pieces
     with pytest.raises(ValueError, match=message):
-      check_batch(config, 1438, mesh)
+      check_batch(config, 1437, mesh)
   with pytest.raises(ValueError, match="model_parallel must divide"):
     make_mesh(3, jax.devices()[:8])
 

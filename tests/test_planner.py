@@ -73,7 +73,7 @@ def test_the_bank_is_the_encoders_embedding_of_every_training_image(one_device, 
   assert spread.shape == (1440, 8) and spread.dtype == jnp.bfloat16 and spread.sharding == over_data(many.mesh)
   assert spread.sharding == bank.empty_bank(many).sharding
   gathered = bank.on_one_device(many, spread)
-  assert gathered.shape == (1438, 8) and len(gathered.devices()) == 1
+  assert gathered.shape == (1437, 8) and len(gathered.devices()) == 1
   np.testing.assert_allclose(gathered.astype(jnp.float32), z, atol=2e-2)
 
 
@@ -81,12 +81,12 @@ def test_epochs_are_chosen_from_the_bank_of_the_epoch_before(one_device, whole):
   tables = kept_tables(one_device, whole[1])
   assert sorted(tables) == [7, 14, 21, 24]
   assert [tables[step].epoch for step in (7, 14, 21, 24)] == [1, 2, 4, 4]
-  np.testing.assert_array_equal(tables[7].present, epoch_indices(0, 1, 1438, 240))
+  np.testing.assert_array_equal(tables[7].present, epoch_indices(0, 1, 1437, 240))
   for step in (7, 14):
     expected, _ = planner.chosen_table(one_device, tables[step].epoch + 1, tables[step].bank)
     np.testing.assert_array_equal(tables[step].following, expected)
     assert len(np.unique(expected)) == expected.size == 1200
-    assert (expected != epoch_indices(0, tables[step].epoch + 1, 1438, 240)).any()
+    assert (expected != epoch_indices(0, tables[step].epoch + 1, 1437, 240)).any()
   np.testing.assert_array_equal(tables[14].present, tables[7].following)
 
 
@@ -199,4 +199,4 @@ def test_streamed_images_are_read_in_the_order_that_was_chosen(tmp_path):
 ])
 def test_a_selection_that_cannot_work_is_refused_before_training(changes, message):
   with pytest.raises(ValueError, match=message):
-    planner.check_selection(config_of(**changes), 1438)
+    planner.check_selection(config_of(**changes), 1437)

@@ -93,6 +93,11 @@ def _with_channels(split, depth):
   return dataclasses.replace(split, encoded=dataclasses.replace(split.encoded, channels=depth))
 
 
+def check_fraction(fraction):
+  if not 0 < fraction < 1:
+    raise ValueError(f"config.data.test_fraction must be between 0 and 1, got {fraction}")
+
+
 def stratified_split(labels, fraction):
   """Indices of a training and a held-out part that has `fraction` of every class, the same on every call.
 
@@ -107,8 +112,7 @@ def stratified_split(labels, fraction):
   >>> len(train), np.bincount(np.repeat([0, 1], 10)[test]).tolist()
   (16, [2, 2])
   """
-  if not 0 < fraction < 1:
-    raise ValueError(f"config.data.test_fraction must be between 0 and 1, got {fraction}")
+  check_fraction(fraction)
   labels = np.asarray(labels)
   # RandomState's stream is frozen by NumPy's compatibility policy, so the held-out part is the same in every version.
   random = np.random.RandomState(0)

@@ -3,14 +3,15 @@
 import numpy as np
 
 from spectral_jax.data.classes import choose
-from spectral_jax.data.dataset import Dataset, Split, stratified_split
+from spectral_jax.data.dataset import Dataset, Split, check_fraction
 from spectral_jax.data.decode import resize
 
 
 def open_digits(data):
-  """The digits with a held-out part of `data.test_fraction` of every class, the same in every run."""
+  """The digits with a held-out part, `data.test_fraction` of them drawn at random, the same in every run."""
   if data.path == "stream":
     raise ValueError("config.data.path='stream' has nothing to stream for the digits, which are in memory; use 'auto'")
+  check_fraction(data.test_fraction)
   names = choose([str(i) for i in range(10)], data.classes, "the digits")
   try:
     from sklearn.datasets import load_digits
@@ -23,6 +24,9 @@ def open_digits(data):
   if data.image_size != 8:
     images = np.stack([resize(image, data.image_size) for image in images])
   labels = digits.target.astype(np.int32)
+  # The file is ordered by writer: shuffled, so that every writer is on both sides.
+  order = np.random.default_rng(0).permutation(len(labels))
+  kept = int(len(labels) * (1 - data.test_fraction))
   train, test = (Split(labels[part], data.image_size, pixels=images[part])
-                 for part in stratified_split(labels, data.test_fraction))
+                 for part in (np.sort(order[:kept]), np.sort(order[kept:])))
   return Dataset("digits", names, train, test)

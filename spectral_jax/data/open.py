@@ -34,7 +34,7 @@ def open_dataset(data):
   ...     name="digits", data_dir="", image_size=8, path="auto", test_fraction=0.2, classes="",
   ...     on_undecodable="error")))
   >>> digits.train.size, digits.test.size, digits.train.images().shape
-  (1438, 359, (1438, 8, 8, 1))
+  (1437, 360, (1437, 8, 8, 1))
   """
   check_name("data.path", data.path, PATHS)
   check_name("data.on_undecodable", data.on_undecodable, POLICIES)
