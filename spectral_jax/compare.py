@@ -62,12 +62,14 @@ def main(config, name):
 
 
 def publish(path, name, dataset, content, picture):
-  """Writes the comparison's section of a page, with its picture beside the page."""
+  """Writes the comparison's section of a page; beside the page its picture and the JSON that both were made from."""
   from spectral_jax.comparison import page
+  from spectral_jax.training.workdir import write_json
   copy = path.with_name(f"{path.stem}_{name}.png")
   copy.parent.mkdir(parents=True, exist_ok=True)
   copy.write_bytes(picture.read_bytes())
   content = {**content, "about": {**content["about"], "picture": copy.name}}
+  write_json(copy.with_suffix(".json"), content)
   page.write_section(path, name, f"{dataset.name}: {len(SEEDS.value)} seeds", page.section(content))
   print(f"{path} has it as well.")
 

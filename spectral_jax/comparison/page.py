@@ -7,7 +7,7 @@ SCORES = {"linear_accuracy": "linear", "knn_accuracy": "kNN", "five_shot_accurac
 BEGIN, END = "<!-- {}:begin -->", "<!-- {}:end -->"
 HEADER = """# Results: does choosing batches by their spectrum save time?
 
-Every section is written by `python -m spectral_jax.compare` from the `results.json` that it leaves; nothing is edited
+Every section is written by `python -m spectral_jax.compare` from the stored results beside this page; nothing is edited
 by hand. Rules are those of `spectral_jax.selection`; one that names no coverage chooses each batch from all examples.
 
 Beside them, as the paper states them and not measured here (arXiv 2510.05767, ImageNet-100): Greedy-64 reaches 67.5%
