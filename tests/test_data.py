@@ -45,7 +45,7 @@ def test_digits_are_all_there_with_a_fixed_fifth_held_out():
   assert digits.train.size == 1437 and digits.test.size == 360 and digits.image_shape == (8, 8, 1)
   assert digits.train.images().dtype == np.uint8 and digits.train.labels.dtype == np.int32
   assert digits.train.images().min() == 0 and digits.train.images().max() == 255
-  assert np.bincount(digits.train.labels).min() > 130 and np.bincount(digits.test.labels).min() > 20
+  assert np.bincount(digits.train.labels).min() > 120 and np.bincount(digits.test.labels).min() > 20
   again = open_dataset(config(name="digits", image_size=8, test_fraction=0.2))
   np.testing.assert_array_equal(digits.test.images(), again.test.images())
   # The first of the held-out part is pinned: another choice would make published figures incomparable.
