@@ -1,0 +1,152 @@
+"""Pairs of rows, tile by tile: what two tiles contribute to their rows' statistics, and to their gradients.
+
+`gather` and `scatter` are the two scans that the engine is made of. Both visit tiles of pairs; neither keeps one.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from spectral_jax._arrays import HIGHEST
+
+
+class Side(NamedTuple):
+  """Rows that meet others: `x` (n, d), their squared `norms` (n,), `group` (n,) integers, `valid` (n,) booleans."""
+
+  x: jax.Array
+  norms: jax.Array
+  group: jax.Array
+  valid: jax.Array
+
+
+class Plan(NamedTuple):
+  """What is static about a sum: hashable, so that it can be a static argument of the custom derivative."""
+
+  statistic: object
+  tile: int
+  matmul_dtype: object
+  axis_name: object
+  columns: bool = False
+
+
+def side(x, group, valid):
+  """A `Side` of the rows of `x`; rows that are not valid count for nothing."""
+  # Inside shard_map all of it must vary over the same axes, since it travels together.
+  norms = jnp.sum(x * x, axis=1)
+  group = group + jnp.zeros_like(norms, dtype=group.dtype)
+  return Side(x, norms, group, valid & jnp.full_like(norms, True, dtype=bool))
+
+
+def scores(plan, rows, cols):
+  """A tile's `(score, mask)`, both (rows, cols)."""
+  x, y = rows.x, cols.x
+  s = product(plan, x, y.T)
+  mask = (rows.group[:, None] != cols.group[None, :]) & rows.valid[:, None] & cols.valid[None, :]
+  return plan.statistic.score(s, rows.norms[:, None], cols.norms[None, :], mask), mask
+
+
+def product(plan, a, b):
+  """`a @ b`, accumulated in the dtype of the embeddings, its factors rounded to `matmul_dtype` if that is given."""
+  if plan.matmul_dtype is None:
+    return jnp.dot(a, b, precision=HIGHEST)
+  return jnp.dot(a.astype(plan.matmul_dtype), b.astype(plan.matmul_dtype), preferred_element_type=a.dtype)
+
+
+# A tiled `Side` has arrays (tiles, tile, ...); index i picks tile i of every array.
+
+
+def split(tree, tile):
+  """Pads the rows of every array with zeros (invalid rows) and cuts them into tiles."""
+
+  def cut(a):
+    tiles = -(-a.shape[0] // tile)
+    padded = jnp.pad(a, [(0, tiles * tile - a.shape[0])] + [(0, 0)] * (a.ndim - 1))
+    return padded.reshape(tiles, tile, *a.shape[1:])
+
+  return jax.tree.map(cut, tree)
+
+
+def join(tree, n):
+  return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:n], tree)
+
+
+def _take(tree, i):
+  return jax.tree.map(lambda a: a[i], tree)
+
+
+def _put(tree, i, part):
+  return jax.tree.map(lambda a, b: a.at[i].set(b), tree, part)
+
+
+def _tile_pairs(rows, cols, triangle):
+  """Indices (i, j) of the tiles to visit: all, or those on and above the diagonal."""
+  shape = rows.x.shape[0], cols.x.shape[0]
+  i, j = np.triu_indices(shape[0]) if triangle else np.indices(shape).reshape(2, -1)
+  return jnp.asarray(i, jnp.int32), jnp.asarray(j, jnp.int32)
+
+
+def gather(plan, rows, cols, row_tally, col_tally, triangle=False):
+  """Adds all pairs of `rows` and `cols` to both sides' tallies; `col_tally=None` leaves the columns' out.
+
+  With `triangle`, `cols` are the `rows` themselves: tiles below the diagonal are the mirror images of those above, and
+  the tiles on it, which hold each pair twice, count for the rows only.
+  """
+  add = plan.statistic.add
+
+  def visit(tallies, ij):
+    i, j = ij
+    row_tally, col_tally = tallies
+    score, mask = scores(plan, _take(rows, i), _take(cols, j))
+    row_tally = _put(row_tally, i, add(_take(row_tally, i), score, mask, 1))
+    if col_tally is not None:
+      col_mask = mask & (i != j) if triangle else mask
+      col_tally = _put(col_tally, j, add(_take(col_tally, j), score, col_mask, 0))
+    return (row_tally, col_tally), None
+
+  return lax.scan(visit, (row_tally, col_tally), _tile_pairs(rows, cols, triangle))[0]
+
+
+class Result(NamedTuple):
+  """Per row: the finished statistic and the cotangent that came back for it."""
+
+  value: jax.Array
+  cotangent: jax.Array
+
+
+def scatter(plan, rows, cols, row_result, col_result, row_grad, col_grad, triangle=False):
+  """Adds to `row_grad` and `col_grad`, pairs (gradient of x, of norms), what every pair contributes to each side's rows.
+
+  Both rows' statistics pass through `s_ij`, so its slope is the sum of two; `col_grad=None` leaves the columns' gradient out.
+  """
+  slope_of, norm_slope = plan.statistic.slope, plan.statistic.norm_slope
+
+  def visit(grads, ij):
+    i, j = ij
+    row_grad, col_grad = grads
+    row, col = _take(rows, i), _take(cols, j)
+    score, mask = scores(plan, row, col)
+    of_row, of_col = _take(row_result, i), _take(col_result, j)  # of_col is None where columns have no statistic
+    col_mask = mask & (i != j) if triangle else mask
+    slope = slope_of(score, mask, of_row.value[:, None], of_row.cotangent[:, None])
+    if of_col is not None:
+      slope += slope_of(score, col_mask, of_col.value[None, :], of_col.cotangent[None, :])
+    of_norms = norm_slope(slope)
+    dx, dn = _take(row_grad, i)
+    row_grad = _put(row_grad, i, (dx + product(plan, slope, col.x), dn + of_norms.sum(1)))
+    if col_grad is not None:
+      dx, dn = _take(col_grad, j)
+      col_grad = _put(col_grad, j, (dx + product(plan, slope.T, row.x), dn + of_norms.sum(0)))
+    return (row_grad, col_grad), None
+
+  return lax.scan(visit, (row_grad, col_grad), _tile_pairs(rows, cols, triangle))[0]
+
+
+def empty_tally(plan, tiles):
+  return plan.statistic.start(jnp.zeros_like(tiles.norms))
+
+
+def empty_grad(tiles):
+  return jnp.zeros_like(tiles.x), jnp.zeros_like(tiles.norms)
