@@ -25,6 +25,8 @@ PANELS = (
     ("Squared gradient norm, mean over anchors", (
         ("band_upper", "upper bound", ORANGE), ("band_value", "measured", BLUE), ("band_lower", "lower bound", GREEN))),
     ("Alignment and uniformity", (("alignment", "alignment", BLUE), ("uniformity", "uniformity", ORANGE))),
+    ("Effective rank of batches, in the bank", (
+        ("selected_rank", "selected", BLUE), ("random_rank", "random", GREY))),
     ("Learning rate", (("learning_rate", "", INK),)),
 )
 LOGARITHMIC = ("Squared gradient norm, mean over anchors",)
