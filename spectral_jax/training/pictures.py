@@ -24,6 +24,11 @@ PANELS = (
         ("effective_rank_participation", "participation", GREEN), ("effective_rank_stable", "stable", RED))),
     ("Squared gradient norm, mean over anchors", (
         ("band_upper", "upper bound", ORANGE), ("band_value", "measured", BLUE), ("band_lower", "lower bound", GREEN))),
+    ("Bounds over the measured norm: how tight", (
+        ("band_upper_ratio", "upper bound", ORANGE), ("band_lower_ratio", "lower bound", GREEN))),
+    ("Effective negatives of an anchor", (("effective_negatives", "", BLUE),)),
+    ("Shares of one", (
+        ("vanished_share", "anchors with q < 0.01", RED), ("top_eigenvalue", "top eigenvalue", BLUE))),
     ("Alignment and uniformity", (("alignment", "alignment", BLUE), ("uniformity", "uniformity", ORANGE))),
     ("Effective rank of batches, in the bank", (
         ("selected_rank", "selected", BLUE), ("random_rank", "random", GREY))),
