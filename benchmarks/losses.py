@@ -80,7 +80,7 @@ def against_peers(n, d, repeats):
   }
   functions = {name: functools.partial(lambda f: jax.block_until_ready(f(u, v)), f) for name, f in forms.items()}
   functions |= torch_peers(np.asarray(u), np.asarray(v))
-  if n <= 1024:  # n x n x d: 4 GiB at n = 2048 and d = 64
+  if n <= 256:  # n x n x d, twice over: seconds a call from here on
     both, labels = jnp.concatenate([u, v]), jnp.tile(jnp.arange(n), 2)
     optax_loss = jax.jit(jax.value_and_grad(lambda z: jnp.mean(optax.losses.ntxent(z, labels, temperature=TEMPERATURE))))
     functions["optax.losses.ntxent"] = lambda: jax.block_until_ready(optax_loss(both))
@@ -114,7 +114,7 @@ def torch_peers(u, v):
     torch.autograd.grad(library(torch.cat([a, b]), labels), (a, b))
 
   peers = {"PyTorch dense autograd": dense}
-  if n <= 512:  # it lists all pairs of positives and negatives
+  if n <= 256:  # it lists all pairs of positives and negatives
     peers["pytorch-metric-learning"] = metric_learning
   return peers
 
@@ -191,7 +191,7 @@ def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--quick", action="store_true", help="smaller sizes, nothing written")
   quick = parser.parse_args().quick
-  big, repeats = (1024, 3) if quick else (4096, 7)
+  big, repeats = (1024, 3) if quick else (4096, 5)
   tables = {
       "NT-Xent, value and gradient": [
           row for n in ((256, 1024) if quick else (256, 1024, 4096)) for row in against_peers(n, 128, repeats)],

@@ -13,7 +13,7 @@ def get_config(arg=None):
   del arg
   config = get_defaults()
   config.batch_size = 256
-  config.epochs = 100
+  config.epochs = 60
   config.data.name = "digits"
   config.data.image_size = 8
   config.augment.crop_scale = None

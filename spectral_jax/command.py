@@ -5,10 +5,12 @@ import pathlib
 import re
 import sys
 
-from absl import app, logging
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from spectral_jax._names import nearest
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Where everything is left; by default a folder of runs/.")
 
 # configs/ lies beside the package, in a checkout as in an installation.
 ROOT = pathlib.Path(__file__).resolve().parent.parent

@@ -24,8 +24,6 @@ SEEDS = flags.DEFINE_list("seeds", "0,1,2,3,4", "Seeds of the initialisation, th
 TARGET = flags.DEFINE_float("target", 0.98, "Linear accuracy to reach.", lower_bound=0.0, upper_bound=1.0)
 KNN_TARGET = flags.DEFINE_float(
     "knn_target", None, "kNN accuracy to reach; by default --target.", lower_bound=0.0, upper_bound=1.0)
-WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Where the runs are left; by default runs/compare-NAME of the config file.")
 PAGE = flags.DEFINE_string(
     "page", None, "A page of results, e.g. docs/results.md, that gets or renews this comparison's section.")
 
@@ -47,7 +45,7 @@ def main(config, name):
     check_selection(rules.with_rule(config, rule, seeds[0]), dataset.train.size)
   knn_target = TARGET.value if KNN_TARGET.value is None else KNN_TARGET.value
   targets = {"linear_accuracy": TARGET.value, "knn_accuracy": knn_target}
-  with claim(WORKDIR.value or f"runs/compare-{name}", config) as folder:
+  with claim(command.WORKDIR.value or f"runs/compare-{name}", config) as folder:
     results = runs.run_all(config, dataset, mesh, folder, names, seeds)
     picture = folder / "curves.png"
     curves.save_comparison(picture, results, targets)

@@ -5,16 +5,12 @@
 With no flag it runs configs/digits.py: real handwritten digits, a minute on a laptop's CPU.
 """
 
-from absl import flags
-
 from spectral_jax import command
-
-WORKDIR = flags.DEFINE_string("workdir", None, "Where everything is left; by default runs/NAME of the config file.")
 
 
 def main(config, name):
   from spectral_jax.training.loop import main_job  # after the flags: a wrong one is answered at once
-  main_job(config, WORKDIR.value or f"runs/{name}")
+  main_job(config, command.WORKDIR.value or f"runs/{name}")
 
 
 if __name__ == "__main__":

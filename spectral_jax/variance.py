@@ -14,7 +14,6 @@ from absl import flags
 
 from spectral_jax import command
 
-WORKDIR = flags.DEFINE_string("workdir", "runs/variance", "Where the table and the picture are left.")
 BATCHES = flags.DEFINE_integer("batches", 50, "Batches K that the variance is taken over.", lower_bound=2)
 TRAIN_STEPS = flags.DEFINE_integer(
     "train_steps", 100, "Steps trained before the second measurement; 0: none.", lower_bound=0)
@@ -40,7 +39,7 @@ def main(config, name):
   for steps in sorted({0, TRAIN_STEPS.value}):
     state = trained(run, steps)
     results[f"after {steps} steps"] = gradient_variance(run, state, batches=BATCHES.value)
-  folder = pathlib.Path(WORKDIR.value)
+  folder = pathlib.Path(command.WORKDIR.value or "runs/variance")
   folder.mkdir(parents=True, exist_ok=True)
   text = table(results, name, BATCHES.value)
   (folder / "variance.txt").write_text(text + "\n")

@@ -23,14 +23,12 @@ def shared_data():
   return folder
 
 
-@pytest.fixture(scope="module")
-def quick_compilation(tmp_path_factory):
-  """For steps that run once: they are not worth optimising, nor compiling twice where two configs share them."""
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation(request, tmp_path_factory):
+  """Most steps run once: they are not worth optimising, nor compiling twice. A module with OPTIMISED = True opts out."""
   cache = str(tmp_path_factory.getbasetemp() / "compiled")
-  for optimise, folder, seconds in ((False, cache, 0.0), (True, None, 1.0)):
-    jax.config.update("jax_disable_most_optimizations", not optimise)
-    jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", seconds)
-    compilation_cache.reset_cache()
-    if not optimise:
-      yield
+  quick = not getattr(request.module, "OPTIMISED", False)
+  jax.config.update("jax_disable_most_optimizations", quick)
+  jax.config.update("jax_compilation_cache_dir", cache if quick else None)
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0 if quick else 1.0)
+  compilation_cache.reset_cache()

@@ -9,6 +9,8 @@ import pytest
 
 from spectral_jax import bounds, gradients, losses, validate
 
+OPTIMISED = True  # long loops, or sizes that the compiler decides
+
 LABELS = jnp.arange(12) % 3
 
 

@@ -130,7 +130,7 @@ def test_a_workdir_belongs_to_one_config_and_one_process(tmp_path):
         pass
   before = (folder / "config.json").read_bytes()
   config.optimizer.learning_rate = 0.5
-  with pytest.raises(ValueError, match=r"another config(.|\n)*optimizer.learning_rate: 0.002 there, 0.5 now"):
+  with pytest.raises(ValueError, match=r"another config(.|\n)*optimizer.learning_rate: 0.003 there, 0.5 now"):
     with claim(folder, config):
       pass
   assert (folder / "config.json").read_bytes() == before

@@ -13,7 +13,6 @@ from jax.test_util import check_grads
 
 from spectral_jax import losses
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 N, D, CLASSES = 48, 5, 4
 
 # Every loss, as a function of (u, v, labels, queue, temperature, where) and the engine's settings.

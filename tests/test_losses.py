@@ -12,7 +12,6 @@ import pytest
 from spectral_jax import losses
 from tests import loss_oracles as oracle
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 # name: (loss, keywords that take arrays), and the oracle of the mean.
 CASES = {

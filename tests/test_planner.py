@@ -17,7 +17,6 @@ from spectral_jax.training.mesh import make_mesh, over_data
 from spectral_jax.training.setup import prepare
 from spectral_jax.training.state import averaged_variables, variables
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 # Batches of 240 of 1,438 digits: an epoch has 5 steps.
 SETTINGS = {

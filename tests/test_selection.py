@@ -11,7 +11,6 @@ from spectral_jax import selection
 from spectral_jax.selection import _draw, balanced
 
 # What is compiled here runs once or twice.
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 KEY = jax.random.key(7)
 

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 
 from spectral_jax import selection
 
+OPTIMISED = True  # long loops, or sizes that the compiler decides
+
 
 def test_memory_is_linear_in_a_bank_of_a_million():
   """Compiled, not run: 16 batches of 4,096 built together, and an epoch of them, from 1.3 million x 128."""

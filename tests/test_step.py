@@ -19,7 +19,6 @@ from spectral_jax.training.setup import prepare
 from spectral_jax.training.state import State
 from spectral_jax.training.step import make_update
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def config_of(**changes):
