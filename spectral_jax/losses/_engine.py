@@ -28,8 +28,8 @@ from spectral_jax.losses._tiles import (
 
 # Rows from which tiles beat the dense form, and tile sizes: measured on CPU by benchmarks/losses.py; accelerators take
 # larger tiles, so that a tile's matrix products outweigh their launches.
-DENSE_ROWS = {"cpu": 512}
-TILE_ROWS = {"cpu": 512}
+DENSE_ROWS = {"cpu": 1024}
+TILE_ROWS = {"cpu": 1024}
 DENSE_ROWS_DEFAULT = 8192
 TILE_ROWS_DEFAULT = 4096
 
@@ -54,7 +54,9 @@ def within(statistic, rows, how=How()):
 
 def across(statistic, rows, cols, how=How(), columns=False):
   """The statistic of each row of `rows` over those of `cols`; with `columns`, also of each of `cols` over `rows`."""
-  tile = _pick_tile(max(rows.x.shape[0], cols.x.shape[0]), how)
+  # Without symmetry to use, tiles take more operations than the dense form: they begin to win at twice the rows.
+  n = max(rows.x.shape[0], cols.x.shape[0])
+  tile = _pick_tile(n, how, dense_factor=2)
   if tile is None:
     of_rows, of_cols = _dense(statistic, rows, cols)
   else:
@@ -74,13 +76,13 @@ def _reverse_only(function, *arguments):
         "form, tile_size=n, or reverse mode (grad, and jvp of grad)") from error
 
 
-def _pick_tile(n, how):
+def _pick_tile(n, how, dense_factor=1):
   """Rows of a tile, or None for the dense form."""
   backend = jax.default_backend()
   can_be_dense = how.axis_name is None and how.matmul_dtype is None
   tile_size = how.tile_size
   if tile_size is None:
-    if can_be_dense and n <= DENSE_ROWS.get(backend, DENSE_ROWS_DEFAULT):
+    if can_be_dense and n <= dense_factor * DENSE_ROWS.get(backend, DENSE_ROWS_DEFAULT):
       return None
     tile_size = TILE_ROWS.get(backend, TILE_ROWS_DEFAULT)
   elif can_be_dense and tile_size >= n:
