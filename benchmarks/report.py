@@ -46,9 +46,12 @@ def _cpu_lines():
 
 
 def write(section, command, text):
+  """Puts `text` into `section` under a line that says how and where it was made."""
+  put(section, f"Made by `{command}`. {machine()}. Medians of one run.\n\n{text}")
+
+
+def put(section, text):
   """Replaces the part of docs/performance.md between `section`'s markers."""
   begin, end = f"<!-- {section}:begin -->", f"<!-- {section}:end -->"
-  page = PAGE.read_text()
-  before, rest = page.split(begin)
-  after = rest.split(end)[1]
-  PAGE.write_text(f"{before}{begin}\nMade by `{command}`. {machine()}. Medians of one run.\n\n{text}\n{end}{after}")
+  before, rest = PAGE.read_text().split(begin)
+  PAGE.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}")

@@ -23,6 +23,7 @@ import numpy as np
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import report  # noqa: E402
 from spectral_jax import selection  # noqa: E402  (the script runs from a checkout, installed or not)
 from spectral_jax.command import find_config, load_config  # noqa: E402
 from spectral_jax.data.dataset import Dataset, Split  # noqa: E402
@@ -33,8 +34,6 @@ from spectral_jax.training.feed import feed  # noqa: E402
 from spectral_jax.training.mesh import make_mesh  # noqa: E402
 from spectral_jax.training.setup import prepare  # noqa: E402
 
-PAGE = ROOT / "docs" / "performance.md"
-MARKS = ("<!-- selection:begin -->", "<!-- selection:end -->")
 M, D, BATCH, CANDIDATES, TOGETHER = 50_000, 128, 256, 64, 16
 # The bank of 1.3 million and batches of 4,096 that memory must stay linear for.
 LARGE = (325_000, 650_000, 1_300_000)
@@ -271,19 +270,6 @@ def _machine():
   return f"{kind}, {platform.machine()}, {cores} cores, jax {jax.__version__}, numpy {np.__version__}"
 
 
-def write(text):
-  """Replaces what lies between the marks in docs/performance.md, or adds the section."""
-  page = PAGE.read_text() if PAGE.exists() else "# Performance\n\nWritten by the scripts in `benchmarks/`.\n"
-  section = f"{MARKS[0]}\n{text}\n{MARKS[1]}"
-  if MARKS[0] in page:
-    before, rest = page.split(MARKS[0], 1)
-    page = before + section + rest.split(MARKS[1], 1)[1]
-  else:
-    page = f"{page.rstrip()}\n\n## Batch selection\n\n{section}\n"
-  PAGE.parent.mkdir(exist_ok=True)
-  PAGE.write_text(page)
-
-
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--repeats", type=int, default=7)
@@ -292,7 +278,7 @@ def main():
   text = table(options.repeats)
   print(text)
   if not options.no_write:
-    write(text)
+    report.put("selection", text)
 
 
 if __name__ == "__main__":

@@ -6,14 +6,11 @@ import signal
 import subprocess
 import sys
 
-import jax
-import numpy as np
 import pytest
 
 from spectral_jax import command
-from spectral_jax.training import checkpoints, loop
+from spectral_jax.training import loop
 from spectral_jax.training.logs import read_metrics
-from spectral_jax.training.workdir import claim, write_json
 
 FIGURES = ("knn_accuracy", "linear_accuracy", "five_shot_accuracy")
 SETTINGS = {
