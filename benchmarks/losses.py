@@ -25,6 +25,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks import report
 from spectral_jax import losses
@@ -149,15 +150,29 @@ def memory(sizes, d):
   return rows
 
 
+def mesh_of(count):
+  return jax.make_mesh((count,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:count])
+
+
 def over_devices(n, d, devices):
   """Temporaries of one device, rows sharded over a ring of host devices."""
   u = jax.ShapeDtypeStruct((n, d), jnp.float32)
+  return [{"devices": count, "n": n, "temporary_MiB_per_device":
+           temporaries(gradient(losses.sharded(losses.nt_xent, mesh_of(count))), u, u) / 2**20} for count in devices]
+
+
+def ring_or_compiler(sizes, d, devices, repeats):
+  """`sharded` against plain jit on the same sharded rows, which the compiler partitions."""
   rows = []
-  for count in devices:
-    mesh = jax.make_mesh(
-        (count,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:count])
-    rows.append({"devices": count, "n": n, "temporary_MiB_per_device":
-                 temporaries(gradient(losses.sharded(losses.nt_xent, mesh)), u, u) / 2**20})
+  mesh = mesh_of(devices)
+  for n in sizes:
+    u, v = jax.device_put(views(n, d), NamedSharding(mesh, PartitionSpec("data")))
+    forms = {"ring": gradient(losses.sharded(losses.nt_xent, mesh), temperature=TEMPERATURE),
+             "compiler": gradient(losses.nt_xent, temperature=TEMPERATURE, tile_size=n)}
+    seconds = medians(
+        {name: functools.partial(lambda f: jax.block_until_ready(f(u, v)), f) for name, f in forms.items()}, repeats)
+    rows.append({"devices": devices, "n": n} | {f"{name}_ms": 1e3 * s for name, s in seconds.items()} | {
+        f"{name}_MiB_per_device": temporaries(f, u, v) / 2**20 for name, f in forms.items()})
   return rows
 
 
@@ -198,6 +213,8 @@ def main():
       "Small batches": small_sizes((32, 256) if quick else (32, 64, 128, 256, 512, 1024, 2048), 128, 15 if quick else 41),
       "Memory": memory((1024, big) if quick else (1024, 2048, 4096, 8192, 16384, 65536), 128),
       "Over host devices": over_devices(2 * big, 128, (1, 2, 4, 8)),
+      "Ring, or the compiler's partition of the dense form": ring_or_compiler(
+          (256,) if quick else (128, 256, 512, 1024, 2048), 128, 2, repeats),
       "bfloat16 products": bfloat16_error(1024, 128),
       "Large": [] if quick else large(65536, 128),
   }

@@ -122,6 +122,8 @@ def scatter(plan, rows, cols, row_result, col_result, row_grad, col_grad, triang
   Both rows' statistics pass through `s_ij`, so its slope is the sum of two; `col_grad=None` leaves the columns' gradient out.
   """
   slope_of, norm_slope = plan.statistic.slope, plan.statistic.norm_slope
+  # The columns' gradient is summed transposed, x^T D: on CPU, D^T x takes twice the time.
+  flipped = rows.x.swapaxes(1, 2)
 
   def visit(grads, ij):
     i, j = ij
@@ -138,10 +140,17 @@ def scatter(plan, rows, cols, row_result, col_result, row_grad, col_grad, triang
     row_grad = _put(row_grad, i, (dx + product(plan, slope, col.x), dn + of_norms.sum(1)))
     if col_grad is not None:
       dx, dn = _take(col_grad, j)
-      col_grad = _put(col_grad, j, (dx + product(plan, slope.T, row.x), dn + of_norms.sum(0)))
+      col_grad = _put(col_grad, j, (dx + product(plan, flipped[i], slope), dn + of_norms.sum(0)))
     return (row_grad, col_grad), None
 
-  return lax.scan(visit, (row_grad, col_grad), _tile_pairs(rows, cols, triangle))[0]
+  col_grad = _flip(col_grad)
+  row_grad, col_grad = lax.scan(visit, (row_grad, col_grad), _tile_pairs(rows, cols, triangle))[0]
+  return row_grad, _flip(col_grad)
+
+
+def _flip(grad):
+  """Turns every tile of the gradient of x on its side."""
+  return grad and (grad[0].swapaxes(1, 2), grad[1])
 
 
 def empty_tally(plan, tiles):
