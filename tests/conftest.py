@@ -11,6 +11,8 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 jax.config.update("jax_num_cpu_devices", 8)
+if jax.__version_info__ < (0, 11):  # the last with XLA's older emitters for CPU, which compile in two thirds of the time
+  os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
 
 
 @pytest.fixture(scope="session")

@@ -109,9 +109,12 @@ def test_activations_are_those_of_a_piece():
         x = nn.tanh(nn.Dense(128)(x))
       return x, nn.Dense(8)(x)
 
+  def small_loss(u, v, labels):  # in small tiles, so that the memory is the activations'
+    return losses.nt_xent(u, v, tile_size=64)
+
   def temporaries(microbatches):
-    update = make_update(Deep(), tx, lambda step: 1.0, objective, lambda u, v: (u, v), microbatches)
+    update = make_update(Deep(), tx, lambda step: 1.0, small_loss, lambda u, v: (u, v), microbatches)
     state = jax.eval_shape(lambda: init_state(0, Deep(), tx, (4, 4, 1)))
     return jax.jit(update).lower(state, views, None).compile().memory_analysis().temp_size_in_bytes
 
-  assert temporaries(16) < temporaries(1) / 2
+  assert temporaries(16) < temporaries(1) / 4
