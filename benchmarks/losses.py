@@ -10,6 +10,7 @@ Every figure is a median of calls taken in turn (a, b, c, a, b, c, ...), so that
 
 import argparse
 import functools
+import itertools
 import os
 import pathlib
 import statistics
@@ -80,24 +81,26 @@ def against_peers(n, d, repeats):
       "plain dense, jitted": jax.jit(jax.value_and_grad(plain_dense, (0, 1))),
   }
   functions = {name: functools.partial(lambda f: jax.block_until_ready(f(u, v)), f) for name, f in forms.items()}
-  functions |= torch_peers(np.asarray(u), np.asarray(v))
-  if n <= 256:  # n x n x d, twice over: seconds a call from here on
+  dense_peers, slow_peers = torch_peers(np.asarray(u), np.asarray(v))
+  seconds = medians(functions | dense_peers, max(repeats, 10_000 // n))
+  if n <= 256:  # n x n x d, or lists of all pairs: not in turn with the others, whose caches they empty
     both, labels = jnp.concatenate([u, v]), jnp.tile(jnp.arange(n), 2)
     optax_loss = jax.jit(jax.value_and_grad(lambda z: jnp.mean(optax.losses.ntxent(z, labels, temperature=TEMPERATURE))))
-    functions["optax.losses.ntxent"] = lambda: jax.block_until_ready(optax_loss(both))
-  seconds = medians(functions, repeats)
+    slow_peers["optax.losses.ntxent"] = lambda: jax.block_until_ready(optax_loss(both))
+    seconds |= medians(slow_peers, repeats)
   memory = {name: temporaries(f, u, v) for name, f in forms.items()}
   return [{"n": n, "d": d, "form": name, "milliseconds": 1e3 * s, "relative": s / seconds["spectral_jax"],
            "temporary_MiB": memory[name] / 2**20 if name in memory else None} for name, s in seconds.items()]
 
 
 def torch_peers(u, v):
+  """The dense form in PyTorch, and a library whose calls take far longer."""
   try:
     import torch
     from pytorch_metric_learning.losses import NTXentLoss
   except ImportError as error:
     print(f"without PyTorch peers: {error}; install the bench extra", file=sys.stderr)
-    return {}
+    return {}, {}
   torch.set_num_threads(os.cpu_count())
   a, b = (torch.tensor(x, requires_grad=True) for x in (u, v))
   n = len(u)
@@ -114,14 +117,11 @@ def torch_peers(u, v):
   def metric_learning():
     torch.autograd.grad(library(torch.cat([a, b]), labels), (a, b))
 
-  peers = {"PyTorch dense autograd": dense}
-  if n <= 256:  # it lists all pairs of positives and negatives
-    peers["pytorch-metric-learning"] = metric_learning
-  return peers
+  return {"PyTorch dense autograd": dense}, {"pytorch-metric-learning": metric_learning}
 
 
-def small_sizes(sizes, d, repeats):
-  """Time of the picked form relative to the plain dense one, where batches are small."""
+def small_sizes(sizes, d, rows_timed):
+  """Time of the picked form relative to the dense ones, where batches are small; smaller ones are timed more often."""
   rows = []
   for n in sizes:
     u, v = views(n, d)
@@ -131,7 +131,8 @@ def small_sizes(sizes, d, repeats):
       if name == "nt_xent":
         calls["plain"] = jax.jit(jax.value_and_grad(plain_dense, (0, 1)))
       seconds = medians(
-          {k: functools.partial(lambda f: jax.block_until_ready(f(u, v)), f) for k, f in calls.items()}, repeats)
+          {k: functools.partial(lambda f: jax.block_until_ready(f(u, v)), f) for k, f in calls.items()},
+          max(21, min(2001, rows_timed // n)))
       rows.append({"loss": name, "n": n, "milliseconds": 1e3 * seconds["picked"],
                    "dense form / picked": seconds["dense"] / seconds["picked"],
                    "plain dense / picked": seconds["plain"] / seconds["picked"] if "plain" in seconds else None})
@@ -164,14 +165,14 @@ def over_devices(n, d, devices):
 def ring_or_compiler(sizes, d, devices, repeats):
   """`sharded` against plain jit on the same sharded rows, which the compiler partitions."""
   rows = []
-  mesh = mesh_of(devices)
-  for n in sizes:
+  for count, n in itertools.product(devices, sizes):
+    mesh = mesh_of(count)
     u, v = jax.device_put(views(n, d), NamedSharding(mesh, PartitionSpec("data")))
     forms = {"ring": gradient(losses.sharded(losses.nt_xent, mesh), temperature=TEMPERATURE),
              "compiler": gradient(losses.nt_xent, temperature=TEMPERATURE, tile_size=n)}
     seconds = medians(
         {name: functools.partial(lambda f: jax.block_until_ready(f(u, v)), f) for name, f in forms.items()}, repeats)
-    rows.append({"devices": devices, "n": n} | {f"{name}_ms": 1e3 * s for name, s in seconds.items()} | {
+    rows.append({"devices": count, "n": n} | {f"{name}_ms": 1e3 * s for name, s in seconds.items()} | {
         f"{name}_MiB_per_device": temporaries(f, u, v) / 2**20 for name, f in forms.items()})
   return rows
 
@@ -210,11 +211,11 @@ def main():
   tables = {
       "NT-Xent, value and gradient": [
           row for n in ((256, 1024) if quick else (256, 1024, 4096)) for row in against_peers(n, 128, repeats)],
-      "Small batches": small_sizes((32, 256) if quick else (32, 64, 128, 256, 512, 1024, 2048), 128, 15 if quick else 41),
+      "Small batches": small_sizes((32, 256) if quick else (32, 64, 128, 256, 512, 1024, 2048), 128, 5_000 if quick else 100_000),
       "Memory": memory((1024, big) if quick else (1024, 2048, 4096, 8192, 16384, 65536), 128),
       "Over host devices": over_devices(2 * big, 128, (1, 2, 4, 8)),
       "Ring, or the compiler's partition of the dense form": ring_or_compiler(
-          (256,) if quick else (128, 256, 512, 1024, 2048), 128, 2, repeats),
+          (256,) if quick else (128, 256, 512, 1024, 2048), 128, (2, 4, 8), 3 * repeats),
       "bfloat16 products": bfloat16_error(1024, 128),
       "Large": [] if quick else large(65536, 128),
   }

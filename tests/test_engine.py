@@ -15,14 +15,13 @@ from spectral_jax import losses
 
 N, D, CLASSES = 48, 5, 4
 
-# Every loss, as a function of (u, v, labels, queue, temperature, where) and the engine's settings. Two have a temperature
-# that is known while tracing: sums of bounded logits.
+# Every loss, as a function of (u, v, labels, queue, temperature, where) and the engine's settings.
 LOSSES = {
-    "info_nce": lambda u, v, y, q, t, w, **k: losses.info_nce(u, v, temperature=0.2, where=w, **k),
+    "info_nce": lambda u, v, y, q, t, w, **k: losses.info_nce(u, v, temperature=t, where=w, **k),
     "info_nce_symmetric_queue": lambda u, v, y, q, t, w, **k: losses.info_nce(
         u, v, temperature=t, where=w, negatives=q, symmetric=True, **k),
     "nt_xent": lambda u, v, y, q, t, w, **k: losses.nt_xent(u, v, temperature=t, where=w, **k),
-    "dcl": lambda u, v, y, q, t, w, **k: losses.dcl(u, v, temperature=0.2, where=w, **k),
+    "dcl": lambda u, v, y, q, t, w, **k: losses.dcl(u, v, temperature=t, where=w, **k),
     "dhel": lambda u, v, y, q, t, w, **k: losses.dhel(u, v, temperature=t, where=w, **k),
     "nscl": lambda u, v, y, q, t, w, **k: losses.nscl(u, v, y, temperature=t, where=w, **k),
     "supcon": lambda u, v, y, q, t, w, **k: losses.supcon(u, v, y, temperature=t, where=w, **k),

@@ -11,6 +11,7 @@ import pytest
 
 from spectral_jax import command, losses, spectrum
 from spectral_jax.data import open_dataset
+from spectral_jax.training import objective
 from spectral_jax.training.batches import epoch_indices
 from spectral_jax.training.feed import feed
 from spectral_jax.training.mesh import make_mesh, over_data
@@ -18,7 +19,6 @@ from spectral_jax.training.objective import loss_names, make_objective, make_whi
 from spectral_jax.training.setup import prepare
 from spectral_jax.training.state import State
 from spectral_jax.training.step import make_update
-
 
 
 def config_of(**changes):
@@ -44,10 +44,12 @@ def steps(config, mesh, observed=False):
   return jax.device_get(state), jax.device_get(metrics)
 
 
-@pytest.mark.parametrize("changes, model_parallel", [
-    ({}, 2), ({"loss.name": "supcon", "whitening.method": "cholesky"}, 1)], ids=["wide projector", "labels, whitened"])
-def test_eight_devices_make_the_step_of_one(changes, model_parallel):
+@pytest.mark.parametrize("changes, model_parallel, ring", [
+    ({}, 2, False), ({"loss.name": "supcon", "whitening.method": "cholesky"}, 1, True)],
+    ids=["wide projector", "labels, whitened, ring"])
+def test_eight_devices_make_the_step_of_one(changes, model_parallel, ring, monkeypatch):
   config = config_of(**changes)
+  monkeypatch.setattr(objective, "RING_IMAGES", 1 if ring else config.batch_size)
   one, metrics = steps(config, make_mesh(devices=jax.devices()[:1]))
   many, others = steps(config, make_mesh(model_parallel, jax.devices()[:8]))
   assert metrics["loss"] == pytest.approx(others["loss"], rel=1e-4)

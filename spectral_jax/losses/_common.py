@@ -36,6 +36,12 @@ def row_numbers(n, axis_name):
   return numbers if axis_name is None else numbers + n * lax.axis_index(axis_name)
 
 
+def inverse_root(temperature, dtype):
+  """`1 / sqrt(tau)`: rows scaled by it have `s_ij = u_i . v_j / tau`, and the derivative by tau follows."""
+  temperature = jnp.asarray(_arrays.positive("temperature", temperature))
+  return lax.rsqrt(temperature.astype(dtype))
+
+
 def how(n, tile_size, matmul_dtype, axis_name):
   """The engine's settings for n images, checked."""
   if tile_size is not None and (isinstance(tile_size, bool) or not isinstance(tile_size, int) or tile_size < 1):

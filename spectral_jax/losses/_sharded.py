@@ -20,8 +20,7 @@ def sharded(loss, mesh, *, axis="data"):
 
   Returns:
     A function of the loss's arguments. Arrays with rows (embeddings, labels, `where`, `negatives`) are sharded over
-    `axis`, scalar arrays are replicated, Python numbers are compiled in: make a temperature that changes an array. With
-    `reduction="none"` the result is sharded as the rows are.
+    `axis`, scalars are replicated. With `reduction="none"` the result is sharded as the rows are.
 
   Raises:
     ValueError: `axis` is not an axis of the mesh, or rows that the axis does not divide.
@@ -63,7 +62,7 @@ _ARRAY = "<array>"  # holds the place of an array among the static arguments
 
 
 def _is_array(x):
-  return hasattr(x, "ndim")
+  return isinstance(x, float) or hasattr(x, "ndim")
 
 
 @functools.lru_cache(maxsize=256)

@@ -6,30 +6,14 @@ Then InfoNCE and NT-Xent are `softplus(E_i - s^+_i)`, exact down to losses of 1e
 An anchor that has no negatives has `E_i = -inf`: each docstring says what its loss is then.
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from spectral_jax import _arrays
 from spectral_jax.losses import _common, _engine
-from spectral_jax.losses._statistics import BOUND, BoundedLogSumExp, LogSumExp
+from spectral_jax.losses._statistics import LogSumExp
 
-
-class Scale(NamedTuple):
-  """What a temperature does to rows: scaled by `root`, their products are logits, summed up by `energy`."""
-
-  root: jax.Array
-  energy: object
-
-
-def scale(temperature, normalize, dtype):
-  """`root = 1 / sqrt(tau)`, so that the derivative by tau follows; `energy` the statistic that suits the logits' size."""
-  root = lax.rsqrt(jnp.asarray(_arrays.positive("temperature", temperature)).astype(dtype))
-  tau = _arrays.concrete(temperature)
-  bounded = normalize and tau is not None and 1.0 / tau <= BOUND
-  return Scale(root, BoundedLogSumExp() if bounded else LogSumExp())
+LSE = LogSumExp()
 
 
 def with_positive(energy, positive):
@@ -44,15 +28,15 @@ def without_positive(energy, positive):
   return jnp.where(some, jnp.where(some, energy, 0.0) - positive, 0.0)
 
 
-def both_views(views, scaled, group, how):
+def both_views(views, root, group, how):
   """Energies of the 2n anchors over both views' rows of another group, `(2, n)`, and the positive logits `(n,)`.
 
   Groups are those of the images: a row never meets its positive, which `with_positive` puts back where it belongs.
   """
-  z = jnp.concatenate([views.u, views.v]) * scaled.root
+  z = jnp.concatenate([views.u, views.v]) * root
   rows = _engine.side(z, jnp.tile(group, 2), jnp.tile(views.valid, 2))
-  energies = _engine.within(scaled.energy, rows, how).reshape(2, -1)
-  return energies, _common.dot_rows(views.u * scaled.root, views.v * scaled.root)
+  energies = _engine.within(LSE, rows, how).reshape(2, -1)
+  return energies, _common.dot_rows(views.u * root, views.v * root)
 
 
 def info_nce(u, v, *, temperature=0.1, negatives=None, symmetric=False, normalize=True, where=None, reduction="mean",
@@ -93,16 +77,16 @@ def info_nce(u, v, *, temperature=0.1, negatives=None, symmetric=False, normaliz
   Reference: van den Oord et al. 2018, arXiv 1807.03748; queue: He et al. 2020, arXiv 1911.05722.
   """
   views = _common.views(u, v, where=where, normalize=normalize, axis_name=axis_name)
-  root, statistic = scale(temperature, normalize, views.u.dtype)
+  root = _common.inverse_root(temperature, views.u.dtype)
   how = _common.how(len(views.u), tile_size, matmul_dtype, axis_name)
   rows, cols = (_engine.side(x * root, views.image, views.valid) for x in (views.u, views.v))
-  energies = _engine.across(statistic, rows, cols, how, columns=symmetric)
+  energies = _engine.across(LSE, rows, cols, how, columns=symmetric)
   energies = energies if symmetric else (energies,)
   if negatives is not None:
     queue = _queue(negatives, views.u, normalize) * root
     beyond = jnp.full(queue.shape[:1], -1, jnp.int32)  # a group that no image has: every anchor sees all of the queue
     queue = _engine.side(queue, beyond, jnp.ones(queue.shape[:1], bool))
-    energies = tuple(_log_add(energy, _engine.across(statistic, anchors, queue, how))
+    energies = tuple(_log_add(energy, _engine.across(LSE, anchors, queue, how))
                      for energy, anchors in zip(energies, (rows, cols)))
   positive = _common.dot_rows(rows.x, cols.x)
   values = sum(with_positive(energy, positive) for energy in energies) / len(energies)
@@ -150,8 +134,8 @@ def nt_xent(u, v, *, temperature=0.5, normalize=True, where=None, reduction="mea
   Reference: Chen et al. 2020, arXiv 2002.05709.
   """
   views = _common.views(u, v, where=where, normalize=normalize, axis_name=axis_name)
-  scaled = scale(temperature, normalize, views.u.dtype)
-  energies, positive = both_views(views, scaled, views.image, _common.how(len(views.u), tile_size, matmul_dtype, axis_name))
+  root = _common.inverse_root(temperature, views.u.dtype)
+  energies, positive = both_views(views, root, views.image, _common.how(len(views.u), tile_size, matmul_dtype, axis_name))
   values = with_positive(energies, positive).mean(0)
   return _common.reduce(values, views.valid, reduction, axis_name)
 
@@ -183,8 +167,8 @@ def dcl(u, v, *, temperature=0.1, normalize=True, where=None, reduction="mean", 
   Reference: Yeh et al. 2022, arXiv 2110.06848.
   """
   views = _common.views(u, v, where=where, normalize=normalize, axis_name=axis_name)
-  scaled = scale(temperature, normalize, views.u.dtype)
-  energies, positive = both_views(views, scaled, views.image, _common.how(len(views.u), tile_size, matmul_dtype, axis_name))
+  root = _common.inverse_root(temperature, views.u.dtype)
+  energies, positive = both_views(views, root, views.image, _common.how(len(views.u), tile_size, matmul_dtype, axis_name))
   values = without_positive(energies, positive).mean(0)
   return _common.reduce(values, views.valid & (energies[0] > -jnp.inf), reduction, axis_name)
 
@@ -220,10 +204,10 @@ def dhel(u, v, *, temperature=0.3, energy="mean", normalize=True, where=None, re
   """
   _arrays.choice("energy", energy, ("anchor", "mean", "sum"))
   views = _common.views(u, v, where=where, normalize=normalize, axis_name=axis_name)
-  root, statistic = scale(temperature, normalize, views.u.dtype)
+  root = _common.inverse_root(temperature, views.u.dtype)
   how = _common.how(len(views.u), tile_size, matmul_dtype, axis_name)
   rows = [_engine.side(x * root, views.image, views.valid) for x in (views.u, views.v)]
-  energies = jnp.stack([_engine.within(statistic, row, how) for row in (rows[:1] if energy == "anchor" else rows)])
+  energies = jnp.stack([_engine.within(LSE, row, how) for row in (rows[:1] if energy == "anchor" else rows)])
   some = energies[0] > -jnp.inf
   total = jnp.where(some, energies, 0.0).sum(0) if energy == "sum" else jnp.where(some, energies, 0.0).mean(0)
   values = total - _common.dot_rows(rows[0].x, rows[1].x)

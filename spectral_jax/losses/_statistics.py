@@ -1,10 +1,9 @@
-"""What a loss sums over pairs: the per-anchor statistics behind every loss of the package.
+"""What a loss sums over pairs: the two per-anchor statistics behind every loss of the package.
 
-Row i meets row j through one number `s_ij = x_i . y_j`. The softmax losses need `log sum_j exp(s_ij)` (`LogSumExp`, or
-`BoundedLogSumExp` where all `s_ij` are known to be small), the kernel losses `sum_j k(|x_i - y_j|^2)` (`KernelSum`). Each
-is summed tile by tile: `start` gives the empty tally, `score` makes a tile of `s_ij` into what is summed, `add` puts it
-into the tally, `merge` joins two tallies, `finish` reads the result, and `slope` is its derivative with respect to the
-tile's `s_ij`. Dense, tiled and sharded losses all use these, so each formula is written once.
+Row i meets row j through one number `s_ij = x_i . y_j`. The softmax losses need `log sum_j exp(s_ij)` (`LogSumExp`), the
+kernel losses `sum_j k(|x_i - y_j|^2)` (`KernelSum`). Each is summed tile by tile: `start` gives the empty tally, `add`
+puts a tile of pairs into it, `merge` joins two tallies, `finish` reads the result, and `slope` is its derivative with
+respect to the tile's `s_ij`. Dense, tiled and sharded losses all use these, so each formula is written once.
 
 Along `axis`, 1 sums over the columns of a tile (a statistic of its rows) and 0 over the rows (of its columns).
 """
@@ -52,40 +51,6 @@ class LogSumExp:
     """`cotangent_i d value_i / d s_ij`: the softmax weight of the pair, times the cotangent."""
     value = jnp.where(value == -jnp.inf, 0.0, value)
     return jnp.where(mask, jnp.exp(jnp.where(mask, score - value, 0.0)) * cotangent, 0.0)
-
-  def norm_slope(self, slope):
-    return jnp.zeros_like(slope)
-
-
-# |s_ij| up to which exponentials, their sums over any batch and the quotients of these are normal float32 numbers.
-BOUND = 40.0
-
-
-@dataclasses.dataclass(frozen=True)
-class BoundedLogSumExp:
-  """`LogSumExp` where every `|s_ij| <= BOUND`: no maximum is needed, so one exponential of a pair serves both its rows."""
-
-  def score(self, s, row_norms, col_norms, mask):
-    del row_norms, col_norms
-    return jnp.where(mask, jnp.exp(s), 0.0)
-
-  def start(self, zeros):
-    return zeros
-
-  def add(self, tally, score, mask, axis):
-    return tally + jnp.where(mask, score, 0.0).sum(axis)
-
-  def merge(self, a, b):
-    return a + b
-
-  def finish(self, tally):
-    some = tally != 0.0
-    return jnp.where(some, jnp.log(jnp.where(some, tally, 1.0)), -jnp.inf)
-
-  def slope(self, score, mask, value, cotangent):
-    """As `LogSumExp.slope`."""
-    weight = jnp.where(value == -jnp.inf, 0.0, jnp.exp(-value) * cotangent)
-    return jnp.where(mask, score * weight, 0.0)
 
   def norm_slope(self, slope):
     return jnp.zeros_like(slope)

@@ -40,8 +40,8 @@ def nscl(u, v, labels, *, temperature=0.1, positive_in_denominator=False, normal
   """
   views = _common.views(u, v, where=where, normalize=normalize, axis_name=axis_name)
   labels = _arrays.labels_of(labels, views.u.shape[0])
-  scaled = _softmax.scale(temperature, normalize, views.u.dtype)
-  energies, positive = _softmax.both_views(views, scaled, labels, _common.how(len(views.u), tile_size, matmul_dtype, axis_name))
+  root = _common.inverse_root(temperature, views.u.dtype)
+  energies, positive = _softmax.both_views(views, root, labels, _common.how(len(views.u), tile_size, matmul_dtype, axis_name))
   if positive_in_denominator:
     return _common.reduce(_softmax.with_positive(energies, positive).mean(0), views.valid, reduction, axis_name)
   values = _softmax.without_positive(energies, positive).mean(0)
@@ -80,12 +80,12 @@ def supcon(u, v, labels, *, temperature=0.1, normalize=True, where=None, reducti
   """
   views = _common.views(u, v, where=where, normalize=normalize, axis_name=axis_name)
   labels = _arrays.labels_of(labels, views.u.shape[0])
-  root, statistic = _softmax.scale(temperature, normalize, views.u.dtype)
+  root = _common.inverse_root(temperature, views.u.dtype)
   how = _common.how(len(views.u), tile_size, matmul_dtype, axis_name)
   z = jnp.concatenate([views.u, views.v]) * root
   # Every other row is in the denominator, the positives too: each row is a group of its own.
   every_row = jnp.concatenate([2 * views.image, 2 * views.image + 1])
-  energies = _engine.within(statistic, _engine.side(z, every_row, jnp.tile(views.valid, 2)), how).reshape(2, -1)
+  energies = _engine.within(_softmax.LSE, _engine.side(z, every_row, jnp.tile(views.valid, 2)), how).reshape(2, -1)
 
   sums, counts = _class_sums(z, labels, views.valid, axis_name)
   same = sums - z.reshape(2, *views.u.shape)

@@ -42,10 +42,22 @@ def side(x, group, valid):
 
 def scores(plan, rows, cols):
   """A tile's `(score, mask)`, both (rows, cols)."""
-  x, y = rows.x, cols.x
-  s = product(plan, x, y.T)
+  s = gram(rows.x) if rows is cols else product(plan, rows.x, cols.x.T)
   mask = (rows.group[:, None] != cols.group[None, :]) & rows.valid[:, None] & cols.valid[None, :]
   return plan.statistic.score(s, rows.norms[:, None], cols.norms[None, :], mask), mask
+
+
+@jax.custom_jvp
+def gram(x):
+  """`x x^T`. Its derivative is `T + T^T` with one product `T`: reverse mode takes one product too, not two."""
+  return jnp.dot(x, x.T, precision=HIGHEST)
+
+
+@gram.defjvp
+def _gram_jvp(primals, tangents):
+  (x,), (dx,) = primals, tangents
+  half = jnp.dot(dx, x.T, precision=HIGHEST)
+  return gram(x), half + half.T
 
 
 def product(plan, a, b):
@@ -88,6 +100,10 @@ def _tile_pairs(rows, cols, triangle):
   return jnp.asarray(i, jnp.int32), jnp.asarray(j, jnp.int32)
 
 
+def _only_diagonal(tiles):
+  return tiles.x.shape[0] == 1
+
+
 def gather(plan, rows, cols, row_tally, col_tally, triangle=False):
   """Adds all pairs of `rows` and `cols` to both sides' tallies; `col_tally=None` leaves the columns' out.
 
@@ -95,13 +111,14 @@ def gather(plan, rows, cols, row_tally, col_tally, triangle=False):
   the tiles on it, which hold each pair twice, count for the rows only.
   """
   add = plan.statistic.add
+  columns_count = col_tally is not None and not (triangle and _only_diagonal(rows))
 
   def visit(tallies, ij):
     i, j = ij
     row_tally, col_tally = tallies
     score, mask = scores(plan, _take(rows, i), _take(cols, j))
     row_tally = _put(row_tally, i, add(_take(row_tally, i), score, mask, 1))
-    if col_tally is not None:
+    if columns_count:
       col_mask = mask & (i != j) if triangle else mask
       col_tally = _put(col_tally, j, add(_take(col_tally, j), score, col_mask, 0))
     return (row_tally, col_tally), None
@@ -122,6 +139,7 @@ def scatter(plan, rows, cols, row_result, col_result, row_grad, col_grad, triang
   Both rows' statistics pass through `s_ij`, so its slope is the sum of two; `col_grad=None` leaves the columns' gradient out.
   """
   slope_of, norm_slope = plan.statistic.slope, plan.statistic.norm_slope
+  columns_count = col_result is not None and not (triangle and _only_diagonal(rows))
   # The columns' gradient is summed transposed, x^T D: on CPU, D^T x takes twice the time.
   flipped = rows.x.swapaxes(1, 2)
 
@@ -130,10 +148,11 @@ def scatter(plan, rows, cols, row_result, col_result, row_grad, col_grad, triang
     row_grad, col_grad = grads
     row, col = _take(rows, i), _take(cols, j)
     score, mask = scores(plan, row, col)
-    of_row, of_col = _take(row_result, i), _take(col_result, j)  # of_col is None where columns have no statistic
-    col_mask = mask & (i != j) if triangle else mask
+    of_row = _take(row_result, i)
     slope = slope_of(score, mask, of_row.value[:, None], of_row.cotangent[:, None])
-    if of_col is not None:
+    if columns_count:
+      of_col = _take(col_result, j)
+      col_mask = mask & (i != j) if triangle else mask
       slope += slope_of(score, col_mask, of_col.value[None, :], of_col.cotangent[None, :])
     of_norms = norm_slope(slope)
     dx, dn = _take(row_grad, i)

@@ -68,7 +68,7 @@ def steps(run, state, planner, log, manager, evaluate):
   log.start()
   while step < run.total_steps:
     epoch, done = divmod(step, run.steps_per_epoch)
-    table = planner.table(epoch, state)
+    table = planner.table(epoch, step, state)
     for batch in feed(table[done:done + run.total_steps - step], step, run):
       observed = config.diagnostics_every and step % config.diagnostics_every == 0
       with jax.transfer_guard("disallow"):  # a hidden copy in every step would cost more than it shows

@@ -11,8 +11,9 @@ from spectral_jax._names import check_name, nearest
 # Keywords that the step itself supplies, or that shape the output rather than the objective.
 RESERVED = ("u", "v", "labels", "where", "reduction", "temperature", "axis_name")
 
-# Images from which the ring is faster than the compiler's own sharding of the dense form: benchmarks/losses.py.
-RING_IMAGES = 512
+# Images of a device from which the ring is faster than the compiler's own partition of the dense form, measured on CPU by
+# benchmarks/losses.py: fewer do not pay for the hops.
+RING_IMAGES = 128
 
 _INFO_NCE_TEMPERATURE = inspect.signature(losses.info_nce).parameters["temperature"]
 
@@ -27,8 +28,8 @@ def loss_names():
 def make_objective(config, mesh=None, batch_size=0):
   """Returns `objective(u, v, labels) -> scalar` for `config.loss`.
 
-  On a mesh of several devices, batches beyond `RING_IMAGES` go round the ring of `losses.sharded`; smaller ones are left
-  to the compiler, which then gathers one view and computes the dense form. The value is the same.
+  On a mesh of several devices that hold `RING_IMAGES` or more each, batches go round the ring of `losses.sharded`; smaller
+  ones are left to the compiler, which then gathers one view and computes the dense form. The value is the same.
 
   Raises:
     ValueError: an unknown loss or keyword, naming the nearest right one.
@@ -37,7 +38,8 @@ def make_objective(config, mesh=None, batch_size=0):
   function = getattr(losses, config.name)
   keywords = loss_keywords(function, config)
   takes_labels = "labels" in inspect.signature(function).parameters
-  if mesh is not None and mesh.shape["data"] > 1 and batch_size > RING_IMAGES:
+  devices = 1 if mesh is None else mesh.shape["data"]
+  if devices > 1 and batch_size >= devices * RING_IMAGES:
     function = losses.sharded(function, mesh, axis="data")
   if takes_labels:
     return lambda u, v, labels: function(u, v, labels, **keywords)

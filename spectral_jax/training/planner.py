@@ -37,10 +37,10 @@ class Planner:
   def __exit__(self, *error):
     self._pool.shutdown(cancel_futures=True)
 
-  def table(self, epoch, state):
-    """The index table of `epoch`; at its first step, `state` being the one before that, the next one is begun."""
+  def table(self, epoch, step, state):
+    """The index table of `epoch`; at its first step, with `state` after `step` steps, the next table is begun."""
     if self._tables.epoch < epoch:
-      present = self.tables(int(state.step)).following
+      present = self.tables(step).following
       bank = self._bank(epoch, state)
       self._tables = Tables(epoch, present, None, bank)
       self._coming = self._pool.submit(self._choose, epoch + 1, bank)
