@@ -1,5 +1,10 @@
 """What is saved comes back bit for bit; what a disk or a kill has damaged is noticed and passed over."""
 
+import shutil
+import subprocess
+import sys
+import types
+
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -105,10 +110,33 @@ def test_the_fingerprint_sees_any_bit():
 
 
 def test_a_full_disk_is_called_so(tmp_path):
-  with pytest.raises(RuntimeError, match="is full; free some space and give the same command again"):
+  with pytest.raises(RuntimeError, match=r"is full \(No space left on device\); free some space"):
     with disk_errors(tmp_path):
       with open("/dev/full", "w") as file:
         file.write("x" * 100_000)
   with pytest.raises(RuntimeError, match="is full"):
     with disk_errors(tmp_path):
       raise ValueError("RESOURCE_EXHAUSTED: Error writing: No space left on device")
+
+
+def test_a_checkpoint_without_room_is_not_begun(tmp_path, monkeypatch):
+  monkeypatch.setattr(shutil, "disk_usage", lambda folder: types.SimpleNamespace(free=100))
+  with pytest.raises(RuntimeError, match=r"is full \(a checkpoint takes 0.0 MiB"):
+    with disk_errors(tmp_path):
+      save_some(tmp_path, [1])
+  assert not list((tmp_path / "checkpoints").iterdir())
+
+
+LIMITED = """
+import pathlib, resource, sys
+from spectral_jax.training.events import Events
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+events = Events(pathlib.Path(sys.argv[1]))
+for step in range(1000):
+  events.scalars(step, {"loss": 1.0})
+"""
+
+
+def test_events_that_cannot_be_written_are_an_error_and_no_silence(tmp_path):
+  done = subprocess.run([sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True, timeout=120)
+  assert done.returncode == 1 and "OSError: [Errno 27] File too large" in done.stderr

@@ -4,9 +4,11 @@ A checkpoint appears by a rename, so a killed process leaves a whole one or none
 arrays, which is compared when it is read: one that a disk has damaged since is set aside for the one before.
 """
 
+import errno
 import logging
 import os
 import pathlib
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -48,11 +50,22 @@ def save(manager, step, state, tables, host, metrics=None):
     tables: the present `batches.Tables`.
     host: a dict of plain numbers to carry along, e.g. the seconds trained so far.
     metrics: `{"knn_accuracy": ...}` where the step was evaluated.
+
+  Raises:
+    OSError: the disk has no room for it.
   """
   arrays = {"state": state._asdict(), "tables": _present(tables), "fingerprint": fingerprint((state, tables.bank))}
+  _check_room(manager.directory, sum(getattr(leaf, "nbytes", 8) for leaf in jax.tree.leaves(arrays)))
   manager.save(
       step, metrics=metrics,
       args=ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), host=ocp.args.JsonSave(host)))
+
+
+def _check_room(folder, needed):
+  """Orbax finds a full disk in its threads, and reports it with a page from each."""
+  free = shutil.disk_usage(folder).free
+  if free < needed:
+    raise OSError(errno.ENOSPC, f"a checkpoint takes {needed / 2**20:,.1f} MiB, {free / 2**20:,.1f} are free", str(folder))
 
 
 def restore_latest(manager, state, tables):

@@ -10,8 +10,9 @@ import sys
 import time
 
 import jax
-import tensorboardX
 import tqdm
+
+from spectral_jax.training.events import Events
 
 METRICS = "metrics.jsonl"
 
@@ -47,7 +48,7 @@ class Log:
     self._present, self._before = [], []
     self._started, self._fresh = None, True
     self._file = open(_truncated(workdir / METRICS, step), "a")
-    self._events = tensorboardX.SummaryWriter(str(workdir), purge_step=step + 1 if step else None)
+    self._events = Events(workdir, purge_step=step + 1 if step else None)
     terminal = sys.stderr.isatty()
     self._bar = tqdm.tqdm(
         total=total_steps, initial=step, file=sys.stderr if terminal else _Lines(), dynamic_ncols=terminal,
@@ -79,8 +80,7 @@ class Log:
     """Writes a line of plain numbers to metrics.jsonl and the same to TensorBoard."""
     self._file.write(json.dumps({"step": step, **values}) + "\n")
     self._file.flush()
-    for name, value in values.items():
-      self._events.add_scalar(name, value, step)
+    self._events.scalars(step, values)
 
   def note(self, text):
     """Prints a line above the bar."""
@@ -110,9 +110,11 @@ class Log:
     values = {**{k: v for record in records for k, v in record.items()},
               "loss": sum(record["loss"] for record in records) / len(records)}
     speed = images_per_second(self.host(), self._batch_size)
-    self.write(interval[-1][0], {**values, "images_per_second": speed, "seconds": self._seconds})
+    values |= {"images_per_second": speed} if speed else {}
+    self.write(interval[-1][0], {**values, "seconds": self._seconds})
+    speed = f"{speed:,.0f} images/s  " if speed else ""
     rank = f"rank {self._last['effective_rank']:.1f}  " if "effective_rank" in self._last else ""
-    self._bar.set_description_str(f"{speed:,.0f} images/s  loss {values['loss']:.4f}  {rank}", refresh=False)
+    self._bar.set_description_str(f"{speed}loss {values['loss']:.4f}  {rank}", refresh=False)
     self._bar.update(len(interval))
 
   def _tick(self, steps):

@@ -73,17 +73,22 @@ def write_json(path, content):
   os.replace(part, path)
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 @contextlib.contextmanager
 def disk_errors(folder):
-  """Says plainly that the disk is full, whichever library found out."""
+  """Says plainly that the disk is full, a quota spent or a limit reached, whichever library found out."""
   try:
     yield
   except Exception as error:
-    if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
-      raise RuntimeError(
-          f"the disk of {folder} is full; free some space and give the same command again: "
-          "the run goes on from its last checkpoint") from error
-    raise
+    known = isinstance(error, OSError) and error.errno in _FULL
+    reasons = [error.strerror] if known else [os.strerror(n) for n in _FULL if os.strerror(n) in str(error)]
+    if not reasons:
+      raise
+    raise RuntimeError(
+        f"the disk of {folder} is full ({reasons[0]}); free some space and give the same command again: "
+        "the run goes on from its last checkpoint") from error
 
 
 @contextlib.contextmanager

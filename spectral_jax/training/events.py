@@ -1,0 +1,29 @@
+"""TensorBoard events, written by whoever logs them: a full disk is an error there, and stops no thread in silence."""
+
+import time
+
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+
+
+class Events:
+  """An event file in `folder`; TensorBoard forgets what an earlier one has from `purge_step` on."""
+
+  def __init__(self, folder, purge_step=None):
+    self._writer = EventsWriter(str(folder / "events"))
+    if purge_step is not None:
+      self._write(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
+
+  def scalars(self, step, values):
+    """Writes named numbers of one step."""
+    numbers = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+    self._write(Event(step=step, summary=Summary(value=numbers)))
+
+  def close(self):
+    self._writer.close()
+
+  def _write(self, event):
+    event.wall_time = time.time()
+    self._writer.write_event(event)
+    self._writer.flush()
