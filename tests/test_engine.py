@@ -132,6 +132,7 @@ def test_no_device_holds_the_whole_matrix():
 
 
 @pytest.mark.parametrize("error, words, call", [
+    (TypeError, "mesh must be a jax.sharding.Mesh, got None", lambda m: losses.sharded(losses.dcl, None)),
     (ValueError, "axis must be one of the mesh's axes", lambda m: losses.sharded(losses.dcl, m, axis="rows")),
     (ValueError, "4 devices, which do not divide 6 rows", lambda m: losses.sharded(losses.dcl, m)(
         np.ones((6, 2), np.float32), np.ones((6, 2), np.float32))),

@@ -307,6 +307,14 @@ def test_bad_input_is_named(call, message):
     call(jnp.asarray(bank_of(30, 4), jnp.float32))
 
 
+def test_a_bank_that_a_jitted_function_closes_over_is_checked_too():
+  bank = jnp.asarray(bank_of(30, 4), jnp.float32)
+  build = lambda bank: jax.jit(lambda key: selection.greedy_batch(key, bank, 8, candidates=4))(KEY)
+  np.testing.assert_array_equal(build(bank), selection.greedy_batch(KEY, bank, 8, candidates=4))
+  with pytest.raises(ValueError, match="1 of 30 rows are not, first row 5"):
+    build(bank.at[5, 1].set(jnp.nan))
+
+
 def test_wrong_types_are_named():
   with pytest.raises(TypeError, match="embeddings must hold floating-point numbers, got dtype int32"):
     selection.random_batch(KEY, jnp.ones((4, 2), jnp.int32), 2)

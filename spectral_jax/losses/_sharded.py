@@ -23,6 +23,7 @@ def sharded(loss, mesh, *, axis="data"):
     `axis`, scalars are replicated. With `reduction="none"` the result is sharded as the rows are.
 
   Raises:
+    TypeError: `mesh` is no mesh.
     ValueError: `axis` is not an axis of the mesh, or rows that the axis does not divide.
 
   Example:
@@ -32,6 +33,8 @@ def sharded(loss, mesh, *, axis="data"):
     >>> print(f"{losses.sharded(losses.nt_xent, mesh)(jnp.eye(4), jnp.eye(4), temperature=1.0):.4f}")
     1.1654
   """
+  if not hasattr(mesh, "shape"):
+    raise TypeError(f"mesh must be a jax.sharding.Mesh, got {mesh!r}; make one with jax.make_mesh((devices,), ({axis!r},))")
   if axis not in mesh.shape:
     raise ValueError(f"axis must be one of the mesh's axes {tuple(mesh.shape)}, got {axis!r}")
 

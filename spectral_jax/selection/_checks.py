@@ -26,7 +26,8 @@ def check_bank(embeddings, batch_size):
     raise ValueError(f"batch_size must be at most the number of embeddings, {bank.shape[0]}, got {batch_size}; embed "
                      "more examples or take a smaller batch")
   if not isinstance(bank, jax.core.Tracer):
-    bad = np.flatnonzero(~np.asarray(_finite_rows(bank)))
+    with jax.ensure_compile_time_eval():  # a bank that a jitted function closes over is known while it is traced
+      bad = np.flatnonzero(~np.asarray(_finite_rows(bank)))
     if bad.size:
       raise ValueError(f"embeddings must be finite, but {bad.size} of {bank.shape[0]} rows are not, first row "
                        f"{bad[0]}; drop these rows or set them to zero (zero rows are selected last)")
