@@ -98,4 +98,4 @@ def _writable(folder):
   except OSError as error:
     raise ValueError(
         f"--workdir={folder} cannot be written: {error.strerror}; "
-        "free some space or name a folder on another disk") from error
+        "name another folder, or free some space") from error
