@@ -26,12 +26,15 @@ class Diverged(FloatingPointError):
 
 
 class _Lines:
-  """Standard error where it is a file: one line after another instead of one redrawn."""
+  """Standard error where it is a file: one line after another instead of one redrawn, none twice."""
+
+  _last = ""
 
   def write(self, text):
     text = text.strip()
-    if text:
+    if text and text != self._last:
       print(text, file=sys.stderr)
+      self._last = text
 
   def flush(self):
     sys.stderr.flush()

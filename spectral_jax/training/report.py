@@ -64,7 +64,9 @@ def closing(run, state, host, folder):
       **_score(run, every, trained.train, test, trained.test),
       "raw_pixels": _score(run, some, pixels[0], test, pixels[1]),
       "random_init": _score(run, some, initial.train, test, initial.test),
-      "images_per_second": images_per_second(host, run.config.batch_size),
+      # A run of one interval has no time without compilation.
+      "images_per_second": images_per_second(host, run.config.batch_size)
+                           or run.total_steps * run.config.batch_size / host["seconds"],
       "train_seconds": host["seconds"],
       "final_loss": host["last"]["loss"],
       "effective_rank": float(spectrum.effective_rank(trained.embedding)),
