@@ -5,7 +5,7 @@ Run from the repository's root, with the `bench` extra:
     python benchmarks/losses.py            # the table of docs/performance.md, some minutes on two cores
     python benchmarks/losses.py --quick    # smaller sizes, nothing written
 
-Every figure is a median of calls taken in turn (a, b, c, a, b, c, ...), so that a noisy machine is noisy for all.
+Every figure is a median of calls taken in turn, so that a noisy machine is noisy for all.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import functools
 import itertools
 import os
 import pathlib
+import random
 import statistics
 import sys
 import time
@@ -54,15 +55,21 @@ def plain_dense(u, v):
   return jnp.mean(jax.nn.logsumexp(s, axis=1) - positive)
 
 
+def calls(forms, *arguments):
+  """Calls of jitted functions that wait for their result."""
+  return {name: lambda f=f: jax.block_until_ready(f(*arguments)) for name, f in forms.items()}
+
+
 def medians(functions, repeats):
-  """Median seconds of each function, called in turn."""
+  """Median seconds of each function, called in turn, in an order shuffled anew so that none always follows another."""
+  turns = random.Random(0)
   for function in functions.values():
     function()
   times = {name: [] for name in functions}
   for _ in range(repeats):
-    for name, function in functions.items():
+    for name in turns.sample(list(functions), len(functions)):
       start = time.perf_counter()
-      function()
+      functions[name]()
       times[name].append(time.perf_counter() - start)
   return {name: statistics.median(t) for name, t in times.items()}
 
@@ -80,9 +87,8 @@ def against_peers(n, d, repeats):
       "spectral_jax, dense form": gradient(losses.nt_xent, temperature=TEMPERATURE, tile_size=n),
       "plain dense, jitted": jax.jit(jax.value_and_grad(plain_dense, (0, 1))),
   }
-  functions = {name: functools.partial(lambda f: jax.block_until_ready(f(u, v)), f) for name, f in forms.items()}
   dense_peers, slow_peers = torch_peers(np.asarray(u), np.asarray(v))
-  seconds = medians(functions | dense_peers, max(repeats, 10_000 // n))
+  seconds = medians(calls(forms, u, v) | dense_peers, max(repeats, 10_000 // n))
   if n <= 256:  # n x n x d, or lists of all pairs: not in turn with the others, whose caches they empty
     both, labels = jnp.concatenate([u, v]), jnp.tile(jnp.arange(n), 2)
     optax_loss = jax.jit(jax.value_and_grad(lambda z: jnp.mean(optax.losses.ntxent(z, labels, temperature=TEMPERATURE))))
@@ -127,12 +133,10 @@ def small_sizes(sizes, d, rows_timed):
     u, v = views(n, d)
     for name, loss in (("nt_xent", losses.nt_xent), ("info_nce", losses.info_nce), ("dhel", losses.dhel)):
       picked, dense = gradient(loss, temperature=TEMPERATURE), gradient(loss, temperature=TEMPERATURE, tile_size=n)
-      calls = {"picked": picked, "dense": dense}
+      forms = {"picked": picked, "dense": dense}
       if name == "nt_xent":
-        calls["plain"] = jax.jit(jax.value_and_grad(plain_dense, (0, 1)))
-      seconds = medians(
-          {k: functools.partial(lambda f: jax.block_until_ready(f(u, v)), f) for k, f in calls.items()},
-          max(21, min(2001, rows_timed // n)))
+        forms["plain"] = jax.jit(jax.value_and_grad(plain_dense, (0, 1)))
+      seconds = medians(calls(forms, u, v), max(21, min(2001, rows_timed // n)))
       rows.append({"loss": name, "n": n, "milliseconds": 1e3 * seconds["picked"],
                    "dense form / picked": seconds["dense"] / seconds["picked"],
                    "plain dense / picked": seconds["plain"] / seconds["picked"] if "plain" in seconds else None})
@@ -170,8 +174,7 @@ def ring_or_compiler(sizes, d, devices, repeats):
     u, v = jax.device_put(views(n, d), NamedSharding(mesh, PartitionSpec("data")))
     forms = {"ring": gradient(losses.sharded(losses.nt_xent, mesh), temperature=TEMPERATURE),
              "compiler": gradient(losses.nt_xent, temperature=TEMPERATURE, tile_size=n)}
-    seconds = medians(
-        {name: functools.partial(lambda f: jax.block_until_ready(f(u, v)), f) for name, f in forms.items()}, repeats)
+    seconds = medians(calls(forms, u, v), repeats)
     rows.append({"devices": count, "n": n} | {f"{name}_ms": 1e3 * s for name, s in seconds.items()} | {
         f"{name}_MiB_per_device": temporaries(f, u, v) / 2**20 for name, f in forms.items()})
   return rows
