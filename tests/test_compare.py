@@ -27,7 +27,7 @@ def tiny():
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory, quick_compilation):
+def compared(tmp_path_factory):
   config, folder = tiny(), tmp_path_factory.mktemp("compared")
   dataset, mesh = open_dataset(config.data), make_mesh(devices=jax.devices()[:1])
   arguments = (config, dataset, mesh, folder, ["random", "hard_balanced"], [0, 1])

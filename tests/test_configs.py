@@ -37,7 +37,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_one_step_of_every_config(name, folder, quick_compilation):
+def test_one_step_of_every_config(name, folder):
   config = command.load_config(command.find_config(name))
   check_config(config)
   config.batch_size, config.steps, config.microbatches = 8, 2, 1

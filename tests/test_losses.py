@@ -12,7 +12,6 @@ import pytest
 from spectral_jax import losses
 from tests import loss_oracles as oracle
 
-
 # name: (loss, keywords that take arrays), and the oracle of the mean.
 CASES = {
     "info_nce": (losses.info_nce, lambda u, v, y, q, t, w: oracle.mean(oracle.info_nce(u, v, t, w))),

@@ -17,8 +17,7 @@ from spectral_jax.training.mesh import make_mesh, over_data
 from spectral_jax.training.setup import prepare
 from spectral_jax.training.state import averaged_variables, variables
 
-
-# Batches of 240 of 1,438 digits: an epoch has 5 steps.
+# Batches of 240 of 1,437 digits: an epoch has 5 steps.
 SETTINGS = {
     "batch_size": 240, "steps": 24, "log_every": 2, "diagnostics_every": 0, "eval_every_epochs": 0,
     "checkpoint.every_steps": 7, "checkpoint.keep": 10, "optimizer.warmup_epochs": 0, "model.width": 0.125,

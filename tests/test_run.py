@@ -56,7 +56,7 @@ def tiny():
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, quick_compilation):
+def finished(tmp_path_factory):
   """A complete run over eight devices; its summary and folder."""
   folder = tmp_path_factory.mktemp("run")
   return loop.main_job(tiny(), folder), folder
@@ -94,7 +94,7 @@ def test_a_finished_run_is_not_trained_again(finished, capsys):
   assert (folder / "metrics.jsonl").read_bytes() == before
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, quick_compilation):
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
   config = tiny()
   config.optimizer.update(name="sgd", learning_rate=1e30)
   config.eval_every_epochs, config.diagnostics_every, config.checkpoint.every_steps = 0, 0, 1

@@ -10,8 +10,6 @@ import pytest
 from spectral_jax import selection
 from spectral_jax.selection import _draw, balanced
 
-# What is compiled here runs once or twice.
-
 KEY = jax.random.key(7)
 
 
