@@ -27,10 +27,10 @@ jax.config.update("jax_num_cpu_devices", 8)
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks import report
 from spectral_jax import losses
+from spectral_jax.training.mesh import make_mesh, over_data
 
 TEMPERATURE = 0.5
 
@@ -156,7 +156,7 @@ def memory(sizes, d):
 
 
 def mesh_of(count):
-  return jax.make_mesh((count,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:count])
+  return make_mesh(devices=jax.devices()[:count])
 
 
 def over_devices(n, d, devices):
@@ -171,7 +171,7 @@ def ring_or_compiler(sizes, d, devices, repeats):
   rows = []
   for count, n in itertools.product(devices, sizes):
     mesh = mesh_of(count)
-    u, v = jax.device_put(views(n, d), NamedSharding(mesh, PartitionSpec("data")))
+    u, v = jax.device_put(views(n, d), over_data(mesh))
     forms = {"ring": gradient(losses.sharded(losses.nt_xent, mesh), temperature=TEMPERATURE),
              "compiler": gradient(losses.nt_xent, temperature=TEMPERATURE, tile_size=n)}
     seconds = medians(calls(forms, u, v), repeats)

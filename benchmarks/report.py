@@ -46,12 +46,7 @@ def _cpu_lines():
 
 
 def write(section, command, text):
-  """Puts `text` into `section` under a line that says how and where it was made."""
-  put(section, f"Made by `{command}`. {machine()}. Medians of one run.\n\n{text}")
-
-
-def put(section, text):
-  """Replaces the part of docs/performance.md between `section`'s markers."""
+  """Replaces the part of docs/performance.md between `section`'s markers; the first line says how and where it was made."""
   begin, end = f"<!-- {section}:begin -->", f"<!-- {section}:end -->"
   before, rest = PAGE.read_text().split(begin)
-  PAGE.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}")
+  PAGE.write_text(f"{before}{begin}\nMade by `{command}`. {machine()}. Medians of one run.\n\n{text}\n{end}{rest.split(end)[1]}")

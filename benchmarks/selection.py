@@ -7,11 +7,8 @@ Needs the `bench` extra for apricot-select; without it that row says so.
 """
 
 import argparse
-import datetime
 import functools
-import os
 import pathlib
-import platform
 import statistics
 import sys
 import time
@@ -234,8 +231,8 @@ def share_lines(repeats):
 
 def table(repeats):
   bank = bank_of(M)
-  lines = [f"`python benchmarks/selection.py`, {datetime.date.today()}: {_machine()}; medians of {repeats} calls (1 "
-           "to 3 for slow ones) after one that compiles. Synthetic unit rows in 100 clusters.", "",
+  lines = [f"Calls: {repeats} of each (1 to 3 of slow ones) after one that compiles; numpy {np.__version__}. Synthetic "
+           "unit rows in 100 clusters.", "",
            f"One batch: {BATCH} of {M:,} rows, d={D}.", "",
            "| rule | ms a batch | times the first row | effective rank |", "|---|---:|---:|---:|"]
   first = None
@@ -263,13 +260,6 @@ def table(repeats):
   return "\n".join(lines)
 
 
-def _machine():
-  devices = jax.devices()
-  kind = "CPU" if devices[0].platform == "cpu" else devices[0].device_kind
-  cores = len(os.sched_getaffinity(0))
-  return f"{kind}, {platform.machine()}, {cores} cores, jax {jax.__version__}, numpy {np.__version__}"
-
-
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--repeats", type=int, default=7)
@@ -278,7 +268,7 @@ def main():
   text = table(options.repeats)
   print(text)
   if not options.no_write:
-    report.put("selection", text)
+    report.write("selection", "python benchmarks/selection.py", text)
 
 
 if __name__ == "__main__":

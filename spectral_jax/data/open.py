@@ -17,7 +17,7 @@ def open_dataset(data):
       `image_size`: side of the images in pixels;
       `path`: "resident" (decoded once to uint8), "stream" (decoded and cropped in every step) or "auto" (resident up to
         2 GiB of decoded images);
-      `test_fraction`: share of each class held out where there is no test part, the same in every run;
+      `test_fraction`: share held out where there is no test part, the same in every run: of each class, or of all digits;
       `classes`: "" for all or "imagenet100" for those 100 classes;
       `on_undecodable`: "error", or "skip" to leave such images out and count them (`split.skipped`).
 

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from spectral_jax.losses._ring import half_ring, whole_ring
 from spectral_jax.losses._tiles import (
-    Plan, Result, empty_grad, empty_tally, gather, join, scatter, scores, side, split)  # noqa: F401 (losses take side from here)
+    Plan, Result, empty_grad, empty_tally, gather, join, scatter, scores, split)
 
 # Rows from which tiles beat the dense form, and tile sizes: measured on CPU by benchmarks/losses.py; accelerators take
 # larger tiles, so that a tile's matrix products outweigh their launches.

@@ -6,6 +6,7 @@ from jax import lax
 from spectral_jax import _arrays
 from spectral_jax.losses import _common, _engine, kernels
 from spectral_jax.losses._statistics import KernelSum
+from spectral_jax.losses._tiles import side
 
 
 def kcl(u, v, *, kernel=kernels.gaussian(2.0), align_kernel=None, gamma=16.0, normalize=True, where=None,
@@ -53,7 +54,7 @@ def kcl(u, v, *, kernel=kernels.gaussian(2.0), align_kernel=None, gamma=16.0, no
     count = lax.psum(count, axis_name)
 
   def share_of_energy(x):
-    return _engine.within(KernelSum(kernel), _engine.side(x, views.image, views.valid), how) / jnp.maximum(count - 1, 1)
+    return _engine.within(KernelSum(kernel), side(x, views.image, views.valid), how) / jnp.maximum(count - 1, 1)
 
   apart = jnp.sum((views.u - views.v) ** 2, axis=1)
   values = -2.0 * align_kernel(apart) + gamma * (share_of_energy(views.u) + share_of_energy(views.v))

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from spectral_jax import _arrays
 from spectral_jax.losses import _common, _engine
 from spectral_jax.losses._statistics import LogSumExp
+from spectral_jax.losses._tiles import side
 
 LSE = LogSumExp()
 
@@ -34,7 +35,7 @@ def both_views(views, root, group, how):
   Groups are those of the images: a row never meets its positive, which `with_positive` puts back where it belongs.
   """
   z = jnp.concatenate([views.u, views.v]) * root
-  rows = _engine.side(z, jnp.tile(group, 2), jnp.tile(views.valid, 2))
+  rows = side(z, jnp.tile(group, 2), jnp.tile(views.valid, 2))
   energies = _engine.within(LSE, rows, how).reshape(2, -1)
   return energies, _common.dot_rows(views.u * root, views.v * root)
 
@@ -79,13 +80,13 @@ def info_nce(u, v, *, temperature=0.1, negatives=None, symmetric=False, normaliz
   views = _common.views(u, v, where=where, normalize=normalize, axis_name=axis_name)
   root = _common.inverse_root(temperature, views.u.dtype)
   how = _common.how(len(views.u), tile_size, matmul_dtype, axis_name)
-  rows, cols = (_engine.side(x * root, views.image, views.valid) for x in (views.u, views.v))
+  rows, cols = (side(x * root, views.image, views.valid) for x in (views.u, views.v))
   energies = _engine.across(LSE, rows, cols, how, columns=symmetric)
   energies = energies if symmetric else (energies,)
   if negatives is not None:
     queue = _queue(negatives, views.u, normalize) * root
     beyond = jnp.full(queue.shape[:1], -1, jnp.int32)  # a group that no image has: every anchor sees all of the queue
-    queue = _engine.side(queue, beyond, jnp.ones(queue.shape[:1], bool))
+    queue = side(queue, beyond, jnp.ones(queue.shape[:1], bool))
     energies = tuple(_log_add(energy, _engine.across(LSE, anchors, queue, how))
                      for energy, anchors in zip(energies, (rows, cols)))
   positive = _common.dot_rows(rows.x, cols.x)
@@ -206,7 +207,7 @@ def dhel(u, v, *, temperature=0.3, energy="mean", normalize=True, where=None, re
   views = _common.views(u, v, where=where, normalize=normalize, axis_name=axis_name)
   root = _common.inverse_root(temperature, views.u.dtype)
   how = _common.how(len(views.u), tile_size, matmul_dtype, axis_name)
-  rows = [_engine.side(x * root, views.image, views.valid) for x in (views.u, views.v)]
+  rows = [side(x * root, views.image, views.valid) for x in (views.u, views.v)]
   energies = jnp.stack([_engine.within(LSE, row, how) for row in (rows[:1] if energy == "anchor" else rows)])
   some = energies[0] > -jnp.inf
   total = jnp.where(some, energies, 0.0).sum(0) if energy == "sum" else jnp.where(some, energies, 0.0).mean(0)

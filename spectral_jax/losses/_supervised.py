@@ -5,6 +5,7 @@ from jax import lax
 
 from spectral_jax import _arrays
 from spectral_jax.losses import _common, _engine, _softmax
+from spectral_jax.losses._tiles import side
 
 
 def nscl(u, v, labels, *, temperature=0.1, positive_in_denominator=False, normalize=True, where=None, reduction="mean",
@@ -85,7 +86,7 @@ def supcon(u, v, labels, *, temperature=0.1, normalize=True, where=None, reducti
   z = jnp.concatenate([views.u, views.v]) * root
   # Every other row is in the denominator, the positives too: each row is a group of its own.
   every_row = jnp.concatenate([2 * views.image, 2 * views.image + 1])
-  energies = _engine.within(_softmax.LSE, _engine.side(z, every_row, jnp.tile(views.valid, 2)), how).reshape(2, -1)
+  energies = _engine.within(_softmax.LSE, side(z, every_row, jnp.tile(views.valid, 2)), how).reshape(2, -1)
 
   sums, counts = _class_sums(z, labels, views.valid, axis_name)
   same = sums - z.reshape(2, *views.u.shape)

@@ -100,8 +100,9 @@ def _tile_pairs(rows, cols, triangle):
   return jnp.asarray(i, jnp.int32), jnp.asarray(j, jnp.int32)
 
 
-def _only_diagonal(tiles):
-  return tiles.x.shape[0] == 1
+def _columns_count(rows, of_columns, triangle):
+  """Whether the columns' statistic takes part: not where it is None, nor where the one tile is its own mirror image."""
+  return of_columns is not None and not (triangle and rows.x.shape[0] == 1)
 
 
 def gather(plan, rows, cols, row_tally, col_tally, triangle=False):
@@ -111,7 +112,7 @@ def gather(plan, rows, cols, row_tally, col_tally, triangle=False):
   the tiles on it, which hold each pair twice, count for the rows only.
   """
   add = plan.statistic.add
-  columns_count = col_tally is not None and not (triangle and _only_diagonal(rows))
+  columns_count = _columns_count(rows, col_tally, triangle)
 
   def visit(tallies, ij):
     i, j = ij
@@ -139,7 +140,7 @@ def scatter(plan, rows, cols, row_result, col_result, row_grad, col_grad, triang
   Both rows' statistics pass through `s_ij`, so its slope is the sum of two; `col_grad=None` leaves the columns' gradient out.
   """
   slope_of, norm_slope = plan.statistic.slope, plan.statistic.norm_slope
-  columns_count = col_result is not None and not (triangle and _only_diagonal(rows))
+  columns_count = _columns_count(rows, col_result, triangle)
   # The columns' gradient is summed transposed, x^T D: on CPU, D^T x takes twice the time.
   flipped = rows.x.swapaxes(1, 2)
 

@@ -113,11 +113,11 @@ class Log:
     values = {**{k: v for record in records for k, v in record.items()},
               "loss": sum(record["loss"] for record in records) / len(records)}
     speed = images_per_second(self.host(), self._batch_size)
-    values |= {"images_per_second": speed} if speed else {}
-    self.write(interval[-1][0], {**values, "seconds": self._seconds})
-    speed = f"{speed:,.0f} images/s  " if speed else ""
+    measured = {"images_per_second": speed} if speed else {}
+    self.write(interval[-1][0], {**values, **measured, "seconds": self._seconds})
+    pace = f"{speed:,.0f} images/s  " if speed else ""
     rank = f"rank {self._last['effective_rank']:.1f}  " if "effective_rank" in self._last else ""
-    self._bar.set_description_str(f"{speed}loss {values['loss']:.4f}  {rank}", refresh=False)
+    self._bar.set_description_str(f"{pace}loss {values['loss']:.4f}  {rank}", refresh=False)
     self._bar.update(len(interval))
 
   def _tick(self, steps):
