@@ -2,6 +2,8 @@
 
 import difflib
 
+from spectral_jax._errors import ConfigError
+
 
 def nearest(name, allowed):
   """Returns ' Did you mean ...?' or an empty string."""
@@ -10,8 +12,8 @@ def nearest(name, allowed):
 
 
 def check_name(key, value, allowed):
-  """Raises naming the config key, what came, the nearest right one and all that are allowed."""
+  """Raises ConfigError naming the config key, what came, the nearest right one and all that are allowed."""
   if value not in allowed:
-    raise ValueError(
+    raise ConfigError(
         f"config.{key}={value!r} is not known.{nearest(value, allowed)} "
         f"It must be one of {', '.join(map(repr, sorted(allowed)))}.")
