@@ -24,7 +24,7 @@ def make_augment(config, image_size, *, cropped=False):
 
   Args:
     config: ConfigDict with `crop_scale` ((lo, hi), the crop's share of the area; None or () for no crop), `flip`,
-      `jitter_strength` and `jitter_prob`, `grey_prob`, `blur_prob`, `solarise_prob`, and `affine` with half-widths
+      `jitter_strength` and `jitter_prob`, `gray_prob`, `blur_prob`, `solarize_prob`, and `affine` with half-widths
       `rotation_deg` (degrees), `scale`, `shear` and `shift` (shares; zeros leave the warp out).
     image_size: height and width of the view in pixels.
     cropped: the images are random crops already (the streaming path): no second one.
@@ -38,8 +38,8 @@ def make_augment(config, image_size, *, cropped=False):
 
   >>> import ml_collections
   >>> config = ml_collections.ConfigDict(dict(
-  ...     crop_scale=(0.2, 1.0), flip=True, jitter_strength=0.5, jitter_prob=0.8, grey_prob=0.2, blur_prob=0.0,
-  ...     solarise_prob=0.0, affine=dict(rotation_deg=0.0, scale=0.0, shear=0.0, shift=0.0)))
+  ...     crop_scale=(0.2, 1.0), flip=True, jitter_strength=0.5, jitter_prob=0.8, gray_prob=0.2, blur_prob=0.0,
+  ...     solarize_prob=0.0, affine=dict(rotation_deg=0.0, scale=0.0, shear=0.0, shift=0.0)))
   >>> augment = jax.jit(make_augment(config, 32))
   >>> augment(jax.random.key(0), jnp.ones((48, 48, 3))).shape
   (32, 32, 3)
@@ -65,8 +65,8 @@ def make_augment(config, image_size, *, cropped=False):
       chance_key, sigma_key = jax.random.split(blur_key)
       sigma = jax.random.uniform(sigma_key, minval=BLUR_SIGMA[0], maxval=BLUR_SIGMA[1])
       image = _sometimes(chance_key, config.blur_prob, lambda x: blur(x, sigma, max(1, image_size // 20)), image)
-    if config.solarise_prob:
-      image = _sometimes(solarise_key, config.solarise_prob, lambda x: pix.solarize(x, SOLARISE_THRESHOLD), image)
+    if config.solarize_prob:
+      image = _sometimes(solarise_key, config.solarize_prob, lambda x: pix.solarize(x, SOLARISE_THRESHOLD), image)
     return jnp.clip(image, 0.0, 1.0)
 
   return augment
@@ -116,9 +116,9 @@ def _colour(key, image, config):
       return jnp.clip(pix.adjust_hue(pix.adjust_saturation(x, saturation), turn), 0, 1)
 
     image = _sometimes(chance_key, config.jitter_prob, jitter, image)
-  if config.grey_prob:
+  if config.gray_prob:
     grey = lambda x: pix.rgb_to_grayscale(x, keep_dims=True)
-    image = _sometimes(grey_key, config.grey_prob, grey, image)
+    image = _sometimes(grey_key, config.gray_prob, grey, image)
   return image
 
 
@@ -127,7 +127,7 @@ def _sometimes(key, probability, operation, image):
 
 
 def _check(config):
-  for name in ("jitter_prob", "grey_prob", "blur_prob", "solarise_prob"):
+  for name in ("jitter_prob", "gray_prob", "blur_prob", "solarize_prob"):
     if not 0 <= config[name] <= 1:
       raise ValueError(f"config.augment.{name} must be a probability in [0, 1], got {config[name]}")
   if config.jitter_strength < 0:

@@ -3,10 +3,9 @@
 import math
 
 import numpy as np
+from scipy.special import stdtrit
 
-# Two-sided 95% points of Student's t by degrees of freedom; beyond the table the next smaller entry, which is wider.
-T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262, 10: 2.228, 12: 2.179,
-        15: 2.131, 20: 2.086, 30: 2.042, 60: 2.000, 120: 1.980}
+from spectral_jax.evaluation import SCORES
 
 
 def interval(values):
@@ -20,8 +19,7 @@ def interval(values):
   n = len(values)
   if n < 2:
     return (float(values.mean()) if n else math.nan), math.nan
-  t = T_95[max(k for k in T_95 if k <= n - 1)]
-  return float(values.mean()), float(t * values.std(ddof=1) / math.sqrt(n))
+  return float(values.mean()), float(stdtrit(n - 1, 0.975) * values.std(ddof=1) / math.sqrt(n))
 
 
 def first_reaching(curve, name, target):
@@ -29,11 +27,11 @@ def first_reaching(curve, name, target):
   return next((point for point in curve if point[name] >= target), None)
 
 
-def summarise(results, targets):
+def summarize(results, targets):
   """One row a rule: final scores, differences from `random` seed by seed, and what the targets took.
 
   Args:
-    results: what `run_all` returns.
+    results: what `run_cases` returns, as a list, each with its `rule` and `seed`.
     targets: `{"knn_accuracy": ..., "linear_accuracy": ...}`.
 
   Returns:
@@ -53,7 +51,7 @@ def _row(runs, random, targets):
       (run["refresh_seconds"] + run["selection_seconds"]) / run["curve"][-1]["seconds"] for run in runs.values()])
   ranks = [run["mean_selected_rank"] / run["mean_random_rank"] for run in runs.values() if "mean_random_rank" in run]
   row["rank_ratio"] = interval(ranks) if ranks else None
-  for name in ("linear_accuracy", "knn_accuracy", "five_shot_accuracy"):
+  for name, _, _ in SCORES:
     row[name] = interval([point[name] for point in final.values()])
     row[f"{name}_gain"] = interval([
         final[seed][name] - random[seed]["curve"][-1][name] for seed in final if seed in random])

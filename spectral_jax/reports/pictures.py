@@ -1,24 +1,23 @@
-"""The pictures that a run leaves: its curves, its augmented pairs, its spectrum, its nearest neighbours."""
+"""The pictures that a run leaves: its curves, its augmented pairs, its spectrum, its nearest neighbors."""
 
 import matplotlib
 import numpy as np
-
-matplotlib.use("Agg")
-
-from matplotlib import pyplot as plt  # after the backend is chosen: there may be no display
+from matplotlib.figure import Figure  # not pyplot: it would choose a backend for the whole process
 from matplotlib.ticker import MaxNLocator
 
-INK, BLUE, ORANGE, GREEN, RED, GREY = "#222222", "#2b6cb0", "#dd6b20", "#2f855a", "#c53030", "#a0aec0"
+from spectral_jax.training.diagnostics import VANISHED
+
+INK, BLUE, ORANGE, GREEN, RED, GRAY = "#222222", "#2b6cb0", "#dd6b20", "#2f855a", "#c53030", "#a0aec0"
 STYLE = {
     "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": INK,
     "axes.titlesize": 10, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.grid": True,
     "grid.color": "#e2e8f0", "grid.linewidth": 0.6, "legend.frameon": False, "lines.linewidth": 1.4,
     "figure.facecolor": "white", "savefig.dpi": 130}
 
-# Panels of the curves: title, then each line's key, name and colour. A panel without data is left out.
+# Panels of the curves: title, then each line's key, name and color. A panel without data is left out.
 PANELS = (
     ("Loss", (("loss", "", BLUE),)),
-    ("Accuracy of nearest neighbours (test set)", (("knn_accuracy", "k-NN", GREEN),)),
+    ("Accuracy of nearest neighbors (test set)", (("knn_accuracy", "k-NN", GREEN),)),
     ("Effective ranks of the embeddings", (
         ("effective_rank", "entropy", BLUE), ("effective_rank_rankme", "RankMe", ORANGE),
         ("effective_rank_participation", "participation", GREEN), ("effective_rank_stable", "stable", RED))),
@@ -28,10 +27,10 @@ PANELS = (
         ("band_upper_ratio", "upper bound", ORANGE), ("band_lower_ratio", "lower bound", GREEN))),
     ("Effective negatives of an anchor", (("effective_negatives", "", BLUE),)),
     ("Shares of one", (
-        ("vanished_share", "anchors with q < 0.01", RED), ("top_eigenvalue", "top eigenvalue", BLUE))),
+        ("vanished_share", f"anchors with q < {VANISHED}", RED), ("top_eigenvalue", "top eigenvalue", BLUE))),
     ("Alignment and uniformity", (("alignment", "alignment", BLUE), ("uniformity", "uniformity", ORANGE))),
     ("Effective rank of batches, in the bank", (
-        ("selected_rank", "selected", BLUE), ("random_rank", "random", GREY))),
+        ("selected_rank", "selected", BLUE), ("random_rank", "random", GRAY))),
     ("Learning rate", (("learning_rate", "", INK),)),
 )
 LOGARITHMIC = ("Squared gradient norm, mean over anchors",)
@@ -39,16 +38,17 @@ LOGARITHMIC = ("Squared gradient norm, mean over anchors",)
 
 def save_curves(path, records, baseline=None):
   """Draws each metric against the step; `baseline` is the raw pixels' k-NN accuracy, a dotted line."""
-  panels = [(title, [(key, name, colour) for key, name, colour in lines if _series(records, key)[0]])
+  panels = [(title, [(key, name, color) for key, name, color in lines if _series(records, key)[0]])
             for title, lines in PANELS]
   panels = [(title, lines) for title, lines in panels if lines]
-  with plt.rc_context(STYLE):
+  with style():
     rows = -(-len(panels) // 2)
-    figure, axes = plt.subplots(rows, 2, figsize=(10, 2.7 * rows), squeeze=False, layout="constrained")
+    figure = Figure(figsize=(10, 2.7 * rows), layout="constrained")
+    axes = figure.subplots(rows, 2, squeeze=False)
     for axis, (title, lines) in zip(axes.flat, panels):
-      for key, name, colour in lines:
+      for key, name, color in lines:
         steps, values = _series(records, key)
-        axis.plot(steps, values, color=colour, label=name, marker="." if len(steps) < 30 else None)
+        axis.plot(steps, values, color=color, label=name, marker="." if len(steps) < 30 else None)
       if title in LOGARITHMIC:
         axis.set_yscale("log")
       if lines[0][0] == "knn_accuracy" and baseline is not None:
@@ -70,8 +70,9 @@ def _series(records, key):
 def save_pairs(path, originals, views):
   """Draws images `(n, h, w, c)` in [0, 1] above their two views `(n, 2, h, w, c)`."""
   count = len(originals)
-  with plt.rc_context(STYLE):
-    figure, axes = plt.subplots(3, count, figsize=(0.9 * count + 0.7, 3.1), squeeze=False, layout="constrained")
+  with style():
+    figure = Figure(figsize=(0.9 * count + 0.7, 3.1), layout="constrained")
+    axes = figure.subplots(3, count, squeeze=False)
     for row, (name, images) in enumerate((("image", originals), ("view u", views[:, 0]), ("view v", views[:, 1]))):
       for axis, image in zip(axes[row], images):
         _image(axis, image)
@@ -81,35 +82,36 @@ def save_pairs(path, originals, views):
 
 
 def save_spectrum(path, spectra):
-  """Draws normalised eigenvalues on a logarithmic axis; `spectra` maps a name to (eigenvalues, effective rank)."""
-  with plt.rc_context(STYLE):
-    figure, axis = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
-    for (name, (values, rank)), colour in zip(spectra.items(), (BLUE, GREEN, GREY, ORANGE)):
+  """Draws normalized eigenvalues on a logarithmic axis; `spectra` maps a name to (eigenvalues, effective rank)."""
+  with style():
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    axis = figure.subplots()
+    for (name, (values, rank)), color in zip(spectra.items(), (BLUE, GREEN, GRAY, ORANGE)):
       share = np.maximum(np.asarray(values) / np.sum(values), 1e-12)
-      axis.plot(np.arange(1, len(share) + 1), share, color=colour, label=f"{name}: effective rank {rank:.1f}")
+      axis.plot(np.arange(1, len(share) + 1), share, color=color, label=f"{name}: effective rank {rank:.1f}")
     axis.set(title="Spectrum on the test set", xlabel="eigenvalue, from the largest", ylabel="share of the trace",
              xscale="log", yscale="log", ylim=(1e-6, 1.3))
     axis.legend()
     _save(figure, path)
 
 
-def save_neighbours(path, queries, query_labels, neighbours, neighbour_labels, class_names):
+def save_neighbors(path, queries, query_labels, neighbors, neighbor_labels, class_names):
   """Draws test images `(n, h, w, c)` and the training images nearest to each, `(n, k, h, w, c)`.
 
   A green frame is of the same class, a red one of another, which is named.
   """
-  count, near = neighbour_labels.shape
-  with plt.rc_context(STYLE):
-    figure, axes = plt.subplots(count, near + 1, figsize=(0.95 * (near + 1) + 0.6, 1.08 * count + 0.5), squeeze=False,
-                                layout="constrained")
+  count, near = neighbor_labels.shape
+  with style():
+    figure = Figure(figsize=(0.95 * (near + 1) + 0.6, 1.08 * count + 0.5), layout="constrained")
+    axes = figure.subplots(count, near + 1, squeeze=False)
     for row in range(count):
       _image(axes[row, 0], queries[row])
       axes[row, 0].set_ylabel(class_names[query_labels[row]], rotation=0, ha="right", va="center")
       for column in range(near):
-        same = neighbour_labels[row, column] == query_labels[row]
-        _image(axes[row, column + 1], neighbours[row, column], GREEN if same else RED)
+        same = neighbor_labels[row, column] == query_labels[row]
+        _image(axes[row, column + 1], neighbors[row, column], GREEN if same else RED)
         if not same:
-          axes[row, column + 1].set_title(class_names[neighbour_labels[row, column]], fontsize=8, color=RED,
+          axes[row, column + 1].set_title(class_names[neighbor_labels[row, column]], fontsize=8, color=RED,
                                           fontweight="normal", loc="center", pad=2)
     axes[0, 0].set_title("test", fontsize=9, loc="center")
     figure.suptitle("Nearest training images by cosine similarity of the features", fontsize=10, fontweight="bold",
@@ -118,8 +120,8 @@ def save_neighbours(path, queries, query_labels, neighbours, neighbour_labels, c
 
 
 def _image(axis, image, frame=None):
-  grey = image.shape[-1] == 1
-  axis.imshow(np.clip(image[..., 0] if grey else image, 0, 1), cmap="gray_r" if grey else None, vmin=0, vmax=1,
+  gray = image.shape[-1] == 1
+  axis.imshow(np.clip(image[..., 0] if gray else image, 0, 1), cmap="gray_r" if gray else None, vmin=0, vmax=1,
               interpolation="nearest")
   axis.set(xticks=[], yticks=[])
   axis.grid(False)
@@ -130,5 +132,12 @@ def _image(axis, image, frame=None):
 
 
 def _save(figure, path):
-  figure.savefig(path)
-  plt.close(figure)
+  """The picture appears whole or not at all, the same bytes from the same numbers."""
+  part = path.with_name(path.name + ".part")
+  figure.savefig(part, format="png", metadata={"Software": None})
+  part.replace(path)
+
+
+def style():
+  """The house's look, for the pictures drawn within it."""
+  return matplotlib.rc_context(STYLE)

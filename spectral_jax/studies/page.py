@@ -3,7 +3,9 @@
 import math
 import os
 
-SCORES = {"linear_accuracy": "linear", "knn_accuracy": "kNN", "five_shot_accuracy": "few labels"}
+from spectral_jax.evaluation import SCORES
+
+TITLES = {one.key: one.short for one in SCORES}
 BEGIN, END = "<!-- {}:begin -->", "<!-- {}:end -->"
 HEADER = """# Results: does choosing batches by their spectrum save time?
 
@@ -29,10 +31,10 @@ def section(results):
 
 def _final(rows):
   lines = ["Final accuracy in percent, and its difference from random batches of the same seed:", "",
-           "| rule | " + " | ".join(f"{title} | against random" for title in SCORES.values()) + " |",
-           "|---|" + "---:|" * 2 * len(SCORES)]
+           "| rule | " + " | ".join(f"{title} | against random" for title in TITLES.values()) + " |",
+           "|---|" + "---:|" * 2 * len(TITLES)]
   for rule, row in rows.items():
-    cells = [cell for name in SCORES
+    cells = [cell for name in TITLES
              for cell in (_percent(row[name]), "" if rule == "random" else _points(row[f"{name}_gain"]))]
     lines.append(f"| {rule} | " + " | ".join(cells) + " |")
   return lines
@@ -55,7 +57,7 @@ def _cost(rows):
 def _to_targets(rows, targets):
   lines = []
   for name in targets:
-    lines += ["", f"To {100 * targets[name]:.1f}% {SCORES[name]} accuracy: the first evaluation that reaches it, means "
+    lines += ["", f"To {100 * targets[name]:.1f}% {TITLES[name]} accuracy: the first evaluation that reaches it, means "
               "over the seeds that do:", "", "| rule | seeds that reach it | seconds | steps | examples |",
               "|---|---:|---:|---:|---:|"]
     for rule, row in rows.items():
@@ -69,7 +71,7 @@ def _to_targets(rows, targets):
 def _verdict(rows):
   """What the intervals allow to say, whichever way it falls."""
   lines = []
-  for name, title in SCORES.items():
+  for name, title in TITLES.items():
     gains = {rule: row[f"{name}_gain"] for rule, row in rows.items()
              if rule != "random" and not math.isnan(row[f"{name}_gain"][1])}
     sides = {"better": [r for r, (mean, half) in gains.items() if mean > half],

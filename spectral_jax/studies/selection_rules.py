@@ -1,5 +1,6 @@
 """From the name of a rule in a comparison to the `selection` section of a run's config."""
 
+from spectral_jax._errors import ConfigError
 from spectral_jax._names import nearest
 from spectral_jax.selection.epoch import COVERAGES
 
@@ -25,12 +26,12 @@ def rule_names():
 def with_rule(config, name, seed):
   """Returns a copy of `config` that selects by the rule `name`, from `seed`.
 
-  >>> from configs.digits import get_config
-  >>> with_rule(get_config(), "greedy_balanced", 3).selection.coverage
+  >>> from spectral_jax.config import load_config
+  >>> with_rule(load_config("digits"), "greedy_balanced", 3).selection.coverage
   'balanced'
   """
   if name not in rule_names():
-    raise ValueError(f"--rules: {name!r} is not known.{nearest(name, rule_names())} Known are {', '.join(RULES)}, each "
+    raise ConfigError(f"--rules: {name!r} is not known.{nearest(name, rule_names())} Known are {', '.join(RULES)}, each "
                      f"but random also with an ending _{', _'.join(COVERAGES)}.")
   rule, coverage = name, "independent"
   for ending in COVERAGES:

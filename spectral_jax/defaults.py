@@ -15,6 +15,7 @@ def get_defaults():
   config.steps = 0                     # > 0: train that many steps whatever `epochs` says
   config.microbatches = 1              # > 1: encode the batch in that many pieces; the loss still sees all of it
   config.model_parallel = 1            # devices along the mesh's "model" axis, for a wide projector
+  config.sharding = (("projector.*kernel", "columns"),)  # where arrays lie, by name: see mesh.state_shardings
   config.log_every = 10                # steps between lines of metrics.jsonl
   config.diagnostics_every = 10        # steps between gradient bands and ranks; 0: never
   config.eval_every_epochs = 10        # epochs between in-training kNN evaluations; 0: only at the end
@@ -25,9 +26,10 @@ def get_defaults():
       method="",                       # "", "zca", "cholesky" or "newton_schulz", on the projector's output
       shrinkage=1e-3)
   config.loss = config_dict.create(
-      name="nt_xent",                  # any function of spectral_jax.losses
+      name="nt_xent",                  # any loss of spectral_jax.losses, or "cross_entropy"
       temperature=config_dict.placeholder(float),  # None: the loss's own default
       kwargs=config_dict.create())     # its other keywords, e.g. --config.loss.kwargs="{'kernel': 'gaussian(2.0)'}"
+  config.learners = config_dict.create()  # {name: loss section}: several learners on the same views; see `learner`
   config.optimizer = config_dict.create(
       name="sgd",                      # "sgd", "lars" or "adamw"
       learning_rate=0.1,               # per 256 images
@@ -60,6 +62,13 @@ def get_defaults():
   return config.lock()
 
 
+def learner(name, *, temperature=None, **kwargs):
+  """A loss section for `config.learners`; without a temperature it takes that of `config.loss`."""
+  section = config_dict.create(name=name, temperature=config_dict.placeholder(float), kwargs=config_dict.create(**kwargs))
+  section.temperature = temperature
+  return section
+
+
 def _data():
   return config_dict.create(
       name="digits",                   # "digits", "folder" or any name that TensorFlow Datasets knows
@@ -77,9 +86,9 @@ def _augment():
       flip=True,
       jitter_strength=0.5,
       jitter_prob=0.8,
-      grey_prob=0.2,
+      gray_prob=0.2,
       blur_prob=0.0,
-      solarise_prob=0.0,
+      solarize_prob=0.0,
       affine=config_dict.create(       # half-widths; 0 leaves a transformation out
           rotation_deg=0.0,
           scale=0.0,
