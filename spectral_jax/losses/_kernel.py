@@ -22,8 +22,14 @@ def kcl(u, v, *, kernel=kernels.gaussian(2.0), align_kernel=None, gamma=16.0, no
     kernel: function of the squared distance, hashable, from `losses.kernels` or your own; Gaussian with t = 2.
     align_kernel: kernel of the positives; None is `kernel`.
     gamma: weight of the energies, > 0, a number or a traced scalar; 16 as in the paper's experiments.
-    normalize, where, tile_size, matmul_dtype, axis_name: as in `info_nce`.
+    normalize: L2-normalize rows; a zero row stays zero and has zero gradient.
+    where: `(n,)` booleans, the rows that count, as anchors and as negatives; None is all of them.
     reduction: "mean", or "none": each anchor's share `(n,)`, whose mean is the loss.
+    tile_size: number of anchor rows whose similarities are alive at once; None picks by size, n and more are the dense
+      form. The result does not depend on it.
+    matmul_dtype: round the factors of matrix products to this dtype (bfloat16, say), accumulating in float32; None
+      does not round.
+    axis_name: inside `shard_map`, the mesh axis over which the rows are sharded; negatives are then global.
 
   Returns:
     A scalar, or `(n,)`; at least float32. A single image has no pairs: its energies are 0.
