@@ -9,6 +9,9 @@ from jax import lax
 from spectral_jax import _arrays
 from spectral_jax.losses import _engine
 
+# The keywords of every loss that are no arrays.
+SETTINGS = ("normalize", "reduction", "tile_size", "matmul_dtype", "axis_name")
+
 
 class Views(NamedTuple):
   """Two views, ready for pair sums: `(n, d)` rows, `image` their numbers over the whole mesh axis, `valid` the mask."""

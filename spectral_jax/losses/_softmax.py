@@ -9,7 +9,7 @@ An anchor that has no negatives has `E_i = -inf`: each docstring says what its l
 import jax
 import jax.numpy as jnp
 
-from spectral_jax import _arrays
+from spectral_jax import _arrays, _eager
 from spectral_jax.losses import _common, _engine
 from spectral_jax.losses._statistics import LogSumExp
 from spectral_jax.losses._tiles import side
@@ -50,6 +50,7 @@ def both_views(views, root, group, how):
   return energies, _common.dot_rows(views.u * root, views.v * root)
 
 
+@_eager.compiled("symmetric", *_common.SETTINGS, temperature=_arrays.positive)
 def info_nce(u, v, *, temperature=0.1, negatives=None, symmetric=False, normalize=True, where=None, reduction="mean",
              tile_size=None, matmul_dtype=None, axis_name=None):
   """InfoNCE across views: each `u_i` picks its `v_i` among all rows of `v`, and of a queue.
@@ -118,6 +119,7 @@ def _queue(negatives, u, normalize):
   return _arrays.unit_rows(queue) if normalize else _common.nan_rows(queue)
 
 
+@_eager.compiled(*_common.SETTINGS, temperature=_arrays.positive)
 def nt_xent(u, v, *, temperature=0.5, normalize=True, where=None, reduction="mean", tile_size=None, matmul_dtype=None,
             axis_name=None):
   """NT-Xent, SimCLR's loss: 2n anchors, each with 2n-2 negatives from both views.
@@ -159,6 +161,7 @@ def nt_xent(u, v, *, temperature=0.5, normalize=True, where=None, reduction="mea
   return _common.reduce(values, views.valid, reduction, axis_name)
 
 
+@_eager.compiled(*_common.SETTINGS, temperature=_arrays.positive)
 def dcl(u, v, *, temperature=0.1, normalize=True, where=None, reduction="mean", tile_size=None, matmul_dtype=None,
         axis_name=None):
   """Decoupled contrastive loss: NT-Xent without the positive in the denominator.
@@ -200,6 +203,7 @@ def dcl(u, v, *, temperature=0.1, normalize=True, where=None, reduction="mean", 
   return _common.reduce(values, views.valid & has_term(energies[0], positive), reduction, axis_name)
 
 
+@_eager.compiled("energy", *_common.SETTINGS, temperature=_arrays.positive)
 def dhel(u, v, *, temperature=0.3, energy="mean", normalize=True, where=None, reduction="mean", tile_size=None,
          matmul_dtype=None, axis_name=None):
   """Decoupled hyperspherical energy loss: the negatives of a view are that view's other rows, and only those.

@@ -3,11 +3,12 @@
 import jax.numpy as jnp
 from jax import lax
 
-from spectral_jax import _arrays
+from spectral_jax import _arrays, _eager
 from spectral_jax.losses import _common, _engine, _softmax
 from spectral_jax.losses._tiles import side
 
 
+@_eager.compiled("positive_in_denominator", *_common.SETTINGS, temperature=_arrays.positive)
 def nscl(u, v, labels, *, temperature=0.1, positive_in_denominator=False, normalize=True, where=None, reduction="mean",
          tile_size=None, matmul_dtype=None, axis_name=None):
   """Negatives-only supervised contrastive loss: the positive is the other view, the negatives are other classes' rows.
@@ -57,6 +58,7 @@ def nscl(u, v, labels, *, temperature=0.1, positive_in_denominator=False, normal
   return _common.reduce(values, views.valid & _softmax.has_term(energies[0], positive), reduction, axis_name)
 
 
+@_eager.compiled(*_common.SETTINGS, temperature=_arrays.positive)
 def supcon(u, v, labels, *, temperature=0.1, normalize=True, where=None, reduction="mean", tile_size=None,
            matmul_dtype=None, axis_name=None):
   """Supervised contrastive loss, `L_out`: every row of the same class is a positive, averaged outside the logarithm.
