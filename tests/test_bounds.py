@@ -1,7 +1,9 @@
 """Bands hold every gradient, by proof and on a million anchors; terms and optima against float64 loops."""
 
 import functools
+import inspect
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -134,6 +136,48 @@ def test_batch_band_holds_the_mean_squared_gradient(kind):
       value = jnp.mean(jnp.sum(gradients.anchor_gradients(u, v, temperature=tau) ** 2, axis=1))
       np.testing.assert_allclose(band.value, value, rtol=1e-4)
       assert float(band.lower) <= float(band.value) <= float(band.upper)
+
+
+ONE_POINT = jnp.array([[1.0, 0.0]] * 2), jnp.array([[0.6, 0.8]] * 2)
+
+
+@functools.partial(jax.jit, static_argnames=("kind", "n", "d"))
+def batches_outside(key, *, kind, n, d):
+  """How many of 256 batch bands do not hold: adversarial, of rank 1 or 2, of one point, tau from 1e-4 to 10."""
+  def outside(key):
+    keys = jax.random.split(key, 4)
+    u, v = validate.adversarial_batch(keys[0], n, d)
+    few = jnp.arange(d) < jax.random.randint(keys[1], (), 1, 3)
+    same = lambda x: jnp.broadcast_to(x[:1], x.shape)
+    form = jax.random.randint(keys[2], (), 0, 4)
+    u = jnp.stack([u, u * few, same(u), u])[form]
+    v = jnp.stack([v, v * few, same(v), same(v)])[form]
+    band = bounds.batch_band(u, v, temperature=10 ** jax.random.uniform(keys[3], minval=-4, maxval=1), kind=kind)
+    return ~((band.lower <= band.value) & (band.value <= band.upper) & jnp.isfinite(band.upper))
+  return jnp.sum(jax.vmap(outside)(jax.random.split(key, 256)))
+
+
+@pytest.mark.parametrize("kind", ("anchors", "singular"))
+def test_batch_band_holds_where_rounding_is_all_there_is(kind):
+  band = bounds.batch_band(*ONE_POINT, kind=kind)
+  assert float(band.lower) <= float(band.value) <= float(band.upper) < 1e-9
+  for key in range(8):
+    assert int(batches_outside(jax.random.key(key), kind=kind, n=5, d=3)) == 0
+
+
+@pytest.mark.parametrize("loss", ("info_nce", "nt_xent", "dcl", "dhel", "nscl"))
+def test_temperature_is_the_own_default_of_the_loss(loss):
+  u, v = (jnp.asarray(x, jnp.float32) for x in batch())
+  own = inspect.signature(getattr(losses, loss)).parameters["temperature"].default
+  labels = {"labels": LABELS} if loss == "nscl" else {}
+  for function in (gradients.anchor_terms, gradients.anchor_gradients, bounds.band_terms, bounds.anchor_band):
+    chex.assert_trees_all_equal(function(u, v, loss=loss, **labels), function(u, v, loss=loss, temperature=own, **labels))
+  strength = float(gradients.anchor_terms(u, v, loss=loss, **labels).repulsion.max())
+  assert strength <= 1.0001 / own
+  if loss != "nscl":
+    chex.assert_trees_all_equal(bounds.optimum(loss, 4, 5), bounds.optimum(loss, 4, 5, temperature=own))
+  if loss == "info_nce":
+    chex.assert_trees_all_equal(bounds.batch_band(u, v), bounds.batch_band(u, v, temperature=own))
 
 
 def test_batch_band_against_von_neumann_in_float64():
