@@ -1,6 +1,6 @@
 """What one anchor sees: its negatives, their weights, and how strongly it is pulled and pushed.
 
-For anchor i, negatives `z_1..z_m` are the rows of a `bank` that `kept` marks, `w_j` the softmax of `u_i.z_j / tau`
+For anchor i, negatives `z_1..z_m` are the rows of a `bank` that its `mask` marks, `w_j` the softmax of `u_i.z_j / tau`
 over them, and the gradient of the anchor's own term is `repulsion * sum_j w_j z_j - attraction * v_i`. Gradients and
 bounds both start here. Everything is written for one anchor and mapped over rows, a tile of them at a time, so that
 memory is linear in n.
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from spectral_jax import _arrays
+from spectral_jax._defaults import temperature_of
 
 LOSSES = ("info_nce", "nt_xent", "dcl", "dhel", "kcl", "nscl")
 BOTH_VIEWS = ("nt_xent", "dcl", "nscl")
@@ -20,7 +21,7 @@ TILE_ENTRIES = 2 ** 19  # similarities alive at once: 2 MiB of float32, so that 
 
 
 class Problem(NamedTuple):
-  """The arrays that the anchors' terms are made of; unit rows."""
+  """The arrays that the anchors' terms are made of, and which terms these are; unit rows."""
   u: Any         # (n, d) anchors
   v: Any         # (n, d) positives
   bank: Any      # (N, d) rows that serve as negatives, unless excluded
@@ -28,22 +29,33 @@ class Problem(NamedTuple):
   own: Any       # (n,) each anchor's owner
   scale: Any     # what multiplies an inner product in the exponent: 1/tau, or 2t
   gamma: Any     # the weight of KCL's repulsion
+  loss: str
+  positive_in_denominator: bool  # NSCL's
 
 
-class Weights(NamedTuple):
-  """One anchor's softmax over its negatives."""
-  w: Any         # (N,) zero where excluded; sums to 1, or to 0 where there is no negative
-  log_sum: Any   # log of the sum of exponentials; -inf where there is no negative
-  count: Any     # m
+class Anchor(NamedTuple):
+  """One anchor, the bank as it sees it, and its strengths."""
+  u: Any             # (d,)
+  v: Any             # (d,) its positive
+  similarities: Any  # (N,) to the rows of the bank
+  mask: Any          # (N,) 1 where a row is one of its negatives, else 0
+  count: Any         # m, the number of its negatives
+  weights: Any       # (N,) softmax over the negatives: sums to 1, or to 0 where there is none
+  log_sum: Any       # log of the sum of exponentials; -inf where there is no negative
+  attraction: Any    # factor of the positive
+  repulsion: Any     # factor of the negatives' weighted mean
 
 
-def problem(u, v, *, loss, temperature, labels, negatives, t, gamma):
+def problem(u, v, *, loss, temperature, labels=None, negatives=None, t=1.0, gamma=1.0, positive_in_denominator=False):
   """Checks the arguments and builds the `Problem`."""
   u, v = _arrays.pair(u, v)
   _arrays.choice("loss", loss, LOSSES)
   n = u.shape[0]
   u, v = _arrays.unit_rows(u), _arrays.unit_rows(v)
-  scale = 2 * _arrays.positive("t", t) if loss == "kcl" else 1 / _arrays.positive("temperature", temperature)
+  if loss == "kcl":
+    scale = 2 * _arrays.positive("t", t)
+  else:
+    scale = 1 / _arrays.positive("temperature", temperature_of(loss, temperature))
   bank = jnp.concatenate([v, u]) if loss in BOTH_VIEWS else v if loss == "info_nce" else u
   own = jnp.arange(n)
   if loss == "nscl":
@@ -59,50 +71,57 @@ def problem(u, v, *, loss, temperature, labels, negatives, t, gamma):
       raise ValueError(f"negatives must have shape (k, {u.shape[1]}), got {queue.shape}; encode them as u and v were")
     bank = jnp.concatenate([bank, _arrays.unit_rows(queue).astype(bank.dtype)])
     owner = jnp.concatenate([owner, jnp.full(queue.shape[0], -1, owner.dtype)])
-  return Problem(u, v, bank, owner, own, scale, gamma)
+  return Problem(u, v, bank, owner, own, scale, gamma, loss, positive_in_denominator)
 
 
-def map_anchors(row, p):
-  """`row(u_i, v_i, own_i)` for all anchors: stacked outputs, linear memory."""
+def map_anchors(function, p):
+  """`function(anchor)` for the `Anchor` of every row of `p.u`: stacked outputs, linear memory."""
   tile = max(1, min(p.u.shape[0], TILE_ENTRIES // p.bank.shape[0]))
-  return lax.map(lambda xs: row(*xs), (p.u, p.v, p.own), batch_size=tile)
+  return lax.map(lambda row: function(_anchor(p, *row)), (p.u, p.v, p.own), batch_size=tile)
 
 
-def cosines(bank, u_i):
-  """`z_j . u_i` for every row of the bank."""
-  return jnp.matmul(u_i, bank.T, precision=_arrays.HIGHEST)
+def _anchor(p, u_i, v_i, own):
+  kept = p.owner != own
+  similarities = jnp.matmul(u_i, p.bank.T, precision=_arrays.HIGHEST)
+  mask = kept.astype(similarities.dtype)
+  count = jnp.sum(mask)
+  weights, log_sum = _softmax(jnp.where(kept, p.scale * similarities, -jnp.inf), count > 0)
+  attraction, repulsion = strengths(p, jnp.sum(u_i * v_i), log_sum, count)
+  return Anchor(u_i, v_i, similarities, mask, count, weights, log_sum, attraction, repulsion)
 
 
-def row_weights(similarities, kept, scale):
-  """Softmax of `scale * similarities` over the negatives that `kept` marks; one anchor."""
-  logits = jnp.where(kept, scale * similarities, -jnp.inf)
-  count = jnp.sum(kept, dtype=similarities.dtype)
-  largest = lax.stop_gradient(jnp.max(logits))
-  largest = jnp.where(jnp.isfinite(largest), largest, 0.0)  # no negative at all
+def _softmax(logits, some):
+  """Weights and log of the sum of exponentials; zeros and -inf where not `some`, that is where all logits are -inf."""
+  largest = jnp.where(some, lax.stop_gradient(jnp.max(logits)), 0.0)
   exponentials = jnp.exp(logits - largest)
-  total = jnp.sum(exponentials)
-  some = total > 0
-  w = exponentials / jnp.where(some, total, 1.0)
-  log_sum = jnp.where(some, jnp.log(jnp.where(some, total, 1.0)) + largest, -jnp.inf)
-  return Weights(w, log_sum, count)
+  total = jnp.where(some, jnp.sum(exponentials), 1.0)
+  return exponentials / total, jnp.where(some, jnp.log(total) + largest, -jnp.inf)
 
 
-def strengths(loss, positive, weights, scale, gamma, positive_in_denominator=False):
+def strengths(p, positive, log_sum, count):
   """`(attraction, repulsion)` of one anchor; section 2 of docs/theory.md.
 
-  Args:
-    positive: `u_i.v_i`.
-    weights: the anchor's `Weights`.
   An anchor without negatives has no term, hence zeros; KCL's keeps its attraction.
+
+  Args:
+    p: the `Problem`, for what holds for all anchors.
+    positive: `u_i.v_i`.
+    log_sum, count: as in `Anchor`.
   """
-  if loss == "kcl":
+  if p.loss == "kcl":
     # The kernel exp(-t r^2) at r^2 = 2 - 2c is exp(2tc - 2t), and scale = 2t.
-    attraction = 2 * scale * jnp.exp(scale * (positive - 1))
-    repulsion = scale * gamma * jnp.exp(weights.log_sum - scale) / jnp.maximum(weights.count, 1)
+    attraction = 2 * p.scale * jnp.exp(p.scale * (positive - 1))
+    repulsion = p.scale * p.gamma * jnp.exp(log_sum - p.scale) / jnp.maximum(count, 1)
     return attraction, repulsion
-  if loss in ("info_nce", "nt_xent") or (loss == "nscl" and positive_in_denominator):
+  if p.loss in ("info_nce", "nt_xent") or (p.loss == "nscl" and p.positive_in_denominator):
     # 1 - p_positive without cancellation: vanished anchors keep their relative precision.
-    share = jax.nn.sigmoid(weights.log_sum - scale * positive)
-    return scale * share, scale * share
-  strength = jnp.where(weights.count > 0, scale, 0.0).astype(weights.w.dtype)
+    q = jax.nn.sigmoid(log_sum - p.scale * positive)
+    return p.scale * q, p.scale * q
+  strength = jnp.where(count > 0, p.scale, 0.0).astype(log_sum.dtype)
   return strength, strength
+
+
+def effective_negatives(anchor):
+  """`1 / sum w^2`, between 1 and m; 0 where there is no negative."""
+  some = anchor.count > 0
+  return jnp.where(some, 1 / jnp.where(some, jnp.sum(anchor.weights * anchor.weights), 1.0), 0.0)

@@ -24,7 +24,7 @@ class AnchorTerms(NamedTuple):
   effective_negatives: Any  # (n,) 1 / sum w^2, between 1 and m; 0 where there is no negative
 
 
-def anchor_terms(u, v, *, loss="info_nce", temperature=0.1, labels=None, negatives=None, t=2.0, gamma=16.0,
+def anchor_terms(u, v, *, loss="info_nce", temperature=None, labels=None, negatives=None, t=2.0, gamma=16.0,
                  positive_in_denominator=False):
   """The strengths of pull and push, the negatives' weighted mean and their effective number, for every anchor.
 
@@ -34,7 +34,7 @@ def anchor_terms(u, v, *, loss="info_nce", temperature=0.1, labels=None, negativ
   Args:
     u, v: `(n, d)` anchors and positives; rows are L2-normalised inside.
     loss: `"info_nce"`, `"nt_xent"`, `"dcl"`, `"dhel"`, `"kcl"` (Gaussian kernel) or `"nscl"`.
-    temperature: tau > 0, 0.1 by default as in `losses.info_nce`; KCL has `t` instead.
+    temperature: tau > 0; None (default) is the loss's own default, 0.5 for `"nt_xent"`, say. KCL has `t` instead.
     labels: `(n,)` integer classes; needed by `"nscl"`.
     negatives: `(k, d)` queue that every anchor sees besides, InfoNCE only.
     t, gamma: KCL's kernel width and weight of the repulsion; defaults as in `losses.kcl`.
@@ -54,20 +54,17 @@ def anchor_terms(u, v, *, loss="info_nce", temperature=0.1, labels=None, negativ
 
   Reference: docs/theory.md, section 2.
   """
-  p = _anchors.problem(u, v, loss=loss, temperature=temperature, labels=labels, negatives=negatives, t=t, gamma=gamma)
+  p = _anchors.problem(u, v, loss=loss, temperature=temperature, labels=labels, negatives=negatives, t=t, gamma=gamma,
+                       positive_in_denominator=positive_in_denominator)
 
-  def row(u_i, v_i, own):
-    weights = _anchors.row_weights(_anchors.cosines(p.bank, u_i), p.owner != own, p.scale)
-    positive = jnp.sum(u_i * v_i)
-    strengths = _anchors.strengths(loss, positive, weights, p.scale, p.gamma, positive_in_denominator)
-    squares = jnp.sum(weights.w * weights.w)
-    effective = jnp.where(weights.count > 0, 1 / jnp.where(squares > 0, squares, 1.0), 0.0)
-    return AnchorTerms(*strengths, jnp.matmul(weights.w, p.bank, precision=_arrays.HIGHEST), effective)
+  def terms(anchor):
+    negative_mean = jnp.matmul(anchor.weights, p.bank, precision=_arrays.HIGHEST)
+    return AnchorTerms(anchor.attraction, anchor.repulsion, negative_mean, _anchors.effective_negatives(anchor))
 
-  return _anchors.map_anchors(row, p)
+  return _anchors.map_anchors(terms, p)
 
 
-def anchor_gradients(u, v, *, loss="info_nce", temperature=0.1, tangent=False, labels=None, negatives=None, t=2.0,
+def anchor_gradients(u, v, *, loss="info_nce", temperature=None, tangent=False, labels=None, negatives=None, t=2.0,
                      gamma=16.0, positive_in_denominator=False):
   """Gradient of each anchor's own term: `g_i = repulsion_i m_w - attraction_i v_i`.
 

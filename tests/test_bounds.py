@@ -161,13 +161,12 @@ def batches_outside(key, *, kind, n, d):
 def test_batch_band_holds_where_rounding_is_all_there_is(kind):
   band = bounds.batch_band(*ONE_POINT, kind=kind)
   assert float(band.lower) <= float(band.value) <= float(band.upper) < 1e-9
-  for n, d in ((2, 2), (17, 8)):
-    for key in range(4):
-      assert int(batches_outside(jax.random.key(key), kind=kind, n=n, d=d)) == 0
+  for key in range(8):
+    assert int(batches_outside(jax.random.key(key), kind=kind, n=5, d=3)) == 0
 
 
 @pytest.mark.parametrize("loss", ("info_nce", "nt_xent", "dcl", "dhel", "nscl"))
-def test_temperature_is_the_losss_own(loss):
+def test_temperature_is_the_own_default_of_the_loss(loss):
   u, v = (jnp.asarray(x, jnp.float32) for x in batch())
   own = inspect.signature(getattr(losses, loss)).parameters["temperature"].default
   labels = {"labels": LABELS} if loss == "nscl" else {}

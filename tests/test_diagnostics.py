@@ -32,6 +32,8 @@ def test_report_against_plain_formulas(pair):
   np.testing.assert_allclose(report["top_eigenvalue"], p[-1], rtol=1e-4)
   np.testing.assert_allclose(report["effective_rank"], np.exp(-(p * np.log(p)).sum()), rtol=1e-4)
   np.testing.assert_allclose(report["effective_rank_participation"], 1 / (p ** 2).sum(), rtol=1e-4)
+  apart = np.sum((unit(u)[:, None] - unit(u)[None]) ** 2, axis=-1)[np.triu_indices(32, 1)]
+  np.testing.assert_allclose(report["uniformity"], np.log(np.mean(np.exp(-2 * apart))), rtol=1e-5)  # of u, not of v
   np.testing.assert_allclose(report["alignment"], np.mean(np.sum((unit(u) - unit(v)) ** 2, axis=1)), rtol=1e-4)
   e = np.exp(unit(u) @ unit(v).T / 0.2)
   q = 1 - np.diag(e) / e.sum(1)

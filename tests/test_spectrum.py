@@ -77,6 +77,37 @@ def test_eigenvalue_gradients_at_ties():
   assert float(values[0]) == float(jnp.finfo(jnp.float32).max)  # saturates, does not overflow
 
 
+@pytest.mark.parametrize("scale", (1e-10, 1e10, 1e18, 1e19))
+@pytest.mark.parametrize("shape", ((6, 4), (3, 5)))
+def test_eigenvalue_gradients_at_any_scale(scale, shape):
+  """`dl_k/dz = 2/n z q_k q_k^T`, in float64 NumPy; at 1e19 the square of the scale overflows, the eigenvalues do not."""
+  z = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+  weights = np.arange(1, min(shape) + 1)
+  for center in (False, True):
+    gradient = jax.grad(lambda z: jnp.sum(weights * spectrum.eigenvalues(z, center=center)))(z * np.float32(scale))
+    rows = np.float64(z) - np.float64(z).mean(0) * center
+    vectors = np.linalg.svd(rows)[2][:min(shape)]
+    want = sum(w * 2 / len(z) * rows @ np.outer(q, q) for w, q in zip(weights, vectors))
+    np.testing.assert_allclose(gradient / scale, want, rtol=2e-4, atol=2e-5)
+
+
+def test_eigenvalue_gradients_where_they_saturate():
+  z = jnp.array([[1e30, 0.0], [0.0, 1e30], [0.0, 0.0]])
+  assert not jax.grad(lambda z: jnp.sum(spectrum.eigenvalues(z)))(z).any()
+  gradient = jax.grad(lambda z: jnp.sum(spectrum.eigenvalues(z)))(jnp.array([[1e23, 0.0], [0.0, 1e19]]))
+  np.testing.assert_allclose(gradient, [[0, 0], [0, 1e19]], rtol=1e-5)
+
+
+def test_second_derivatives_of_eigenvalues():
+  rng = np.random.default_rng(0)
+  z, direction = rng.normal(size=(2, 7, 3))
+  with jax.enable_x64(True):
+    slope = jax.jit(jax.grad(lambda z: jnp.sum(jnp.arange(1, 4) * spectrum.eigenvalues(z) ** 2)))
+    got = jax.jvp(slope, (jnp.asarray(z),), (jnp.asarray(direction),))[1]
+    step = 1e-5
+    np.testing.assert_allclose(got, (slope(z + step * direction) - slope(z - step * direction)) / (2 * step), rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_whitened_covariance(method):
   rng = np.random.default_rng(0)

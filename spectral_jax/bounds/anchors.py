@@ -1,17 +1,15 @@
 """Bands of the anchors' gradients: how large each can be, and why."""
 
-from functools import partial
-
 import jax.numpy as jnp
 
 from spectral_jax import _anchors, _arrays
 from spectral_jax.bounds.apriori import apriori_band
 from spectral_jax.bounds.band import LEADING, shared, widened
 from spectral_jax.bounds.plugin import regression_band
-from spectral_jax.bounds.terms import map_rows, row_terms, three_term_band
+from spectral_jax.bounds.terms import anchor_terms, three_term_band
 
 
-def anchor_band(u, v, *, loss="info_nce", temperature=0.1, kind="plugin", labels=None, negatives=None, t=2.0,
+def anchor_band(u, v, *, loss="info_nce", temperature=None, kind="plugin", labels=None, negatives=None, t=2.0,
                 gamma=16.0, positive_in_denominator=False, leading=LEADING):
   """Squared norm of every anchor's gradient between two proved bounds.
 
@@ -44,21 +42,21 @@ def anchor_band(u, v, *, loss="info_nce", temperature=0.1, kind="plugin", labels
   _arrays.choice("kind", kind, ("plugin", "apriori"))
   if leading < 0:
     raise ValueError(f"leading must be at least 0, got {leading}; {LEADING} is the default")
-  p = _anchors.problem(u, v, loss=loss, temperature=temperature, labels=labels, negatives=negatives, t=t, gamma=gamma)
-  row = plugin_row if kind == "plugin" else partial(apriori_row, p=p, loss=loss, inside=positive_in_denominator)
-  return map_rows(row, p, shared(p.bank, leading), loss, positive_in_denominator)
+  p = _anchors.problem(u, v, loss=loss, temperature=temperature, labels=labels, negatives=negatives, t=t, gamma=gamma,
+                       positive_in_denominator=positive_in_denominator)
+  common = shared(p.bank, leading)
+  if kind == "plugin":
+    return _anchors.map_anchors(lambda anchor: plugin_band(anchor, common), p)
+
+  def band(anchor):
+    lower, upper, size = apriori_band(anchor, p, common)
+    return widened(lower, anchor_terms(anchor, common).value, upper, size)  # the value does use the weights
+
+  return _anchors.map_anchors(band, p)
 
 
-def plugin_row(u_i, v_i, similarities, attraction, repulsion, weights, mask, common):
+def plugin_band(anchor, common):
   """The tighter of the regression band and the three-term band, for one anchor."""
-  wide = three_term_band(row_terms(u_i, v_i, similarities, attraction, repulsion, weights, mask, common))
-  norms = regression_band(u_i, v_i, similarities, attraction, repulsion, weights, mask, common)
-  tight = widened(*norms, attraction + repulsion)
+  wide = three_term_band(anchor_terms(anchor, common))
+  tight = widened(*regression_band(anchor, common), anchor.attraction + anchor.repulsion)
   return tight._replace(lower=jnp.maximum(tight.lower, wide.lower), upper=jnp.minimum(tight.upper, wide.upper))
-
-
-def apriori_row(u_i, v_i, similarities, attraction, repulsion, weights, mask, common, *, p, loss, inside):
-  """The band without softmax, for one anchor; the value beside it does use the weights."""
-  value = row_terms(u_i, v_i, similarities, attraction, repulsion, weights, mask, common).value
-  lower, upper, size = apriori_band(loss, u_i, v_i, similarities, mask > 0, p, common, inside)
-  return widened(lower, value, upper, size)

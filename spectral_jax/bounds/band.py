@@ -34,7 +34,7 @@ def product(a, b):
 
 def root(x):
   """`sqrt(max(x, 0))` with slope 0, not infinity, at 0."""
-  above = x > 0
+  above = ~(x <= 0)  # NaN stays
   return jnp.where(above, jnp.sqrt(jnp.where(above, x, 1.0)), 0.0)
 
 
@@ -43,15 +43,29 @@ def norm(x):
   return root(jnp.sum(x * x))
 
 
-def widened(lower, value, upper, size):
-  """A `Band` of squares from norms, widened by what rounding can do to sums of vectors of length `size`.
+def deviations(anchor, common):
+  """`(m, mu, omega)` of one anchor: how many negatives, at least 1; their mean; `m w_j - 1` on them, else 0.
+
+  The weighted mean of the negatives is `mu + omega @ centred / m`.
+  """
+  count = jnp.maximum(anchor.count, 1)
+  mean = common.centre + product(anchor.mask, common.centred) / count
+  return count, mean, (count * anchor.weights - 1) * anchor.mask
+
+
+def slack_of(size, dtype):
+  """What rounding can do to the norm of a sum of vectors.
 
   Args:
-    lower, value, upper: norms.
-    size: attraction + repulsion, the length before cancellation: errors are relative to it, not to the result.
+    size: the sum of their lengths (attraction + repulsion), which errors are relative to, not to the result's.
   """
-  info = jnp.finfo(value.dtype)
-  slack = 16 * (info.eps * size + float(info.tiny) ** 0.5)  # squares below the least normal number are flushed to 0
+  info = jnp.finfo(dtype)
+  return 16 * (info.eps * size + float(info.tiny) ** 0.5)  # squares below the least normal number are flushed to 0
+
+
+def widened(lower, value, upper, size):
+  """A `Band` of squares from the norms `lower`, `value` and `upper`, widened by `slack_of(size)`."""
+  slack = slack_of(size, value.dtype)
   return Band(jnp.maximum(lower - slack, 0.0) ** 2, value ** 2, (upper + slack) ** 2)
 
 

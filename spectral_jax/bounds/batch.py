@@ -1,14 +1,14 @@
 """Bands of a whole batch: the mean over anchors of the squared gradient norm, InfoNCE."""
 
+import jax
 import jax.numpy as jnp
 
 from spectral_jax import _anchors, _arrays
-from spectral_jax.bounds.anchors import plugin_row
-from spectral_jax.bounds.band import LEADING, Band, product, shared
-from spectral_jax.bounds.terms import map_rows
+from spectral_jax.bounds.anchors import plugin_band
+from spectral_jax.bounds.band import LEADING, Band, product, root, shared, slack_of
 
 
-def batch_band(u, v, *, temperature=0.1, kind="anchors"):
+def batch_band(u, v, *, temperature=None, kind="anchors"):
   """Mean over anchors of the squared gradient norm, between two proved bounds (InfoNCE).
 
   `anchors` averages the anchors' plug-in bands and caps them with the anisotropy form
@@ -20,7 +20,7 @@ def batch_band(u, v, *, temperature=0.1, kind="anchors"):
 
   Args:
     u, v: `(n, d)` anchors and positives; rows are L2-normalised inside.
-    temperature: tau > 0; 0.1 by default as in `losses.info_nce`.
+    temperature: tau > 0; None (default) is the default of `losses.info_nce`, 0.1.
     kind: `"anchors"` (default; linear memory) or `"singular"`.
 
   Returns:
@@ -43,45 +43,48 @@ def batch_band(u, v, *, temperature=0.1, kind="anchors"):
   return batch_report(u, v, temperature=temperature)[0]
 
 
-def batch_report(u, v, *, temperature, loss="info_nce"):
+def batch_report(u, v, *, temperature=None):
   """The batch band and every anchor's strength and effective number of negatives, from one pass over the anchors.
 
   Returns:
     `(Band of scalars, repulsion (n,), effective_negatives (n,))`.
   """
-  p = _anchors.problem(u, v, loss=loss, temperature=temperature, labels=None, negatives=None, t=1.0, gamma=1.0)
+  p = _anchors.problem(u, v, loss="info_nce", temperature=temperature)
   common = shared(p.bank, LEADING)
 
-  def row(u_i, v_i, similarities, attraction, repulsion, weights, mask, common):
-    squares = jnp.sum(weights.w * weights.w)
-    band = plugin_row(u_i, v_i, similarities, attraction, repulsion, weights, mask, common)
-    return band, repulsion, jnp.where(squares > 0, 1 / jnp.where(squares > 0, squares, 1.0), 0.0)
+  def report(anchor):
+    return plugin_band(anchor, common), anchor.repulsion, _anchors.effective_negatives(anchor)
 
-  bands, repulsion, effective = map_rows(row, p, common, loss, False)
-  band = Band(*(jnp.mean(x) for x in bands))
-  if loss == "info_nce":
-    # Rows of R: ||R_i||^2 = q^2 (sum w^2 + 1), and repulsion = q / tau.
-    anisotropic = common.top * jnp.sum(repulsion ** 2 * (1 + 1 / jnp.maximum(effective, 1)))
-    band = band._replace(upper=jnp.minimum(band.upper, anisotropic))
-  return band, repulsion, effective
+  bands, repulsion, effective = _anchors.map_anchors(report, p)
+  # One sum for all three, so that the means are rounded alike and keep the order of what they average.
+  lower, value, upper = jnp.mean(jnp.stack(bands), axis=1)
+  # Rows of R: ||R_i||^2 = q^2 (sum w^2 + 1), and repulsion = q / tau.
+  anisotropic = common.top * jnp.sum(repulsion ** 2 * (1 + 1 / jnp.maximum(effective, 1)))
+  # Gradients that are wrong by at most their slacks change the root of their mean square by at most the slacks'.
+  slack = jnp.sqrt(jnp.mean(slack_of(2 * repulsion, value.dtype) ** 2))
+  return Band(lower, value, jnp.minimum(upper, rounded_up(anisotropic, slack, len(repulsion)))), repulsion, effective
+
+
+def rounded_up(square, slack, count):
+  """`square`, a sum of `count` numbers above 0, made safe: its own rounding, and that of vectors wrong by `slack`."""
+  return (jnp.sqrt(square * (1 + (count + 16) * jnp.finfo(square.dtype).eps)) + slack) ** 2
 
 
 def _singular(u, v, temperature):
-  p = _anchors.problem(u, v, loss="info_nce", temperature=temperature, labels=None, negatives=None, t=1.0, gamma=1.0)
-  n = p.u.shape[0]
+  p = _anchors.problem(u, v, loss="info_nce", temperature=temperature)
+  n, d = p.v.shape
   logits = product(p.u, p.v.T) * p.scale
-  residual = jnp.exp(logits - _log_sum(logits)) - jnp.eye(n, dtype=p.u.dtype)
+  others = jnp.where(jnp.eye(n, dtype=bool), 0.0, jnp.exp(logits - jax.nn.logsumexp(logits, axis=1, keepdims=True)))
+  q = jnp.sum(others, axis=1)
+  residual = others - jnp.diag(q)  # 1 - p_positive without cancellation
   g = product(residual, p.v) * p.scale
   centred = p.v - jnp.mean(p.v, axis=0)
-  eigenvalues = jnp.zeros(n, p.u.dtype).at[:min(n, p.v.shape[1])].set(jnp.linalg.svd(centred, compute_uv=False) ** 2)
-  squares = jnp.linalg.svd(residual, compute_uv=False) ** 2
-  scale = p.scale * p.scale / n
+  # Roots are multiplied, then squared: squares of a residual that has all but vanished would be flushed to 0.
+  roots = jnp.zeros(n, p.u.dtype).at[:min(n, d)].set(jnp.linalg.svd(centred, compute_uv=False)) / jnp.sqrt(n)
+  singular = jnp.linalg.svd(residual, compute_uv=False) * p.scale
+  lower, upper = jnp.sum((roots * singular[::-1]) ** 2), jnp.sum((roots * singular) ** 2)
   # Rounding of either spectrum is relative to its greatest value.
-  slack = 16 * jnp.finfo(p.u.dtype).eps * scale * jnp.sum(eigenvalues) * squares[0]
-  lower, upper = scale * jnp.sum(eigenvalues * squares[::-1]), scale * jnp.sum(eigenvalues * squares)
-  return Band(jnp.maximum(lower - slack, 0.0), jnp.mean(jnp.sum(g * g, axis=-1)), upper + slack)
-
-
-def _log_sum(logits):
-  largest = jnp.max(logits, axis=-1, keepdims=True)
-  return largest + jnp.log(jnp.sum(jnp.exp(logits - largest), axis=-1, keepdims=True))
+  spectral = 16 * jnp.finfo(p.u.dtype).eps * jnp.sum((roots * singular[0]) ** 2)
+  slack = jnp.sqrt(jnp.mean(slack_of(2 * q * p.scale, p.u.dtype) ** 2))  # of g
+  lower = jnp.maximum(root(lower - spectral) - slack, 0.0) ** 2
+  return Band(lower, jnp.mean(jnp.sum(g * g, axis=-1)), rounded_up(upper + spectral, slack, n))

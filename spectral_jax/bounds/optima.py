@@ -3,8 +3,9 @@
 import jax.numpy as jnp
 
 from spectral_jax import _arrays
+from spectral_jax._defaults import temperature_of
 
-DEFAULT_TEMPERATURE = {"info_nce": 0.1, "nt_xent": 0.5, "dcl": 0.1, "dhel": 0.3, "kcl": None}
+LOSSES = ("info_nce", "nt_xent", "dcl", "dhel", "kcl")
 
 
 def optimum(loss, n, d, *, temperature=None, energy="mean", t=2.0, gamma=16.0, kernel=None, align_kernel=None):
@@ -34,7 +35,7 @@ def optimum(loss, n, d, *, temperature=None, energy="mean", t=2.0, gamma=16.0, k
 
   References: arXiv 2405.18045; docs/theory.md, section 1.
   """
-  _arrays.choice("loss", loss, tuple(DEFAULT_TEMPERATURE))
+  _arrays.choice("loss", loss, LOSSES)
   _arrays.choice("energy", energy, ("anchor", "mean", "sum"))
   if not 2 <= n <= d + 1:
     raise ValueError(f"n must satisfy 2 <= n <= d + 1 for a simplex to exist, got n={n}, d={d}; the minimum is not "
@@ -43,7 +44,7 @@ def optimum(loss, n, d, *, temperature=None, energy="mean", t=2.0, gamma=16.0, k
     kernel = kernel or (lambda x: jnp.exp(-t * x))
     align_kernel = align_kernel or kernel
     return -2 * align_kernel(jnp.zeros(())) + 2 * gamma * kernel(jnp.asarray(2.0 * n / (n - 1)))
-  temperature = DEFAULT_TEMPERATURE[loss] if temperature is None else _arrays.positive("temperature", temperature)
+  temperature = _arrays.positive("temperature", temperature_of(loss, temperature))
   q = jnp.asarray(n / ((n - 1) * temperature))
   if loss == "info_nce":
     return jnp.logaddexp(0.0, jnp.log(n - 1.0) - q)

@@ -8,7 +8,7 @@ by at most `sqrt(lambda_{k+1} rest)`. docs/theory.md proves it, for any regressi
 
 import jax.numpy as jnp
 
-from spectral_jax.bounds.band import norm, product, root
+from spectral_jax.bounds.band import deviations, norm, product, root
 
 
 def completing(u_i, directions):
@@ -27,7 +27,7 @@ def completing(u_i, directions):
   return scale * rest, coordinates + again, scale
 
 
-def regressed(omega, mask, count, anchor, common):
+def regressed(omega, mask, count, completed, common):
   """What the projections explain of `omega`, `(N,)`, and the mean square of what they leave.
 
   One coefficient at a time: the projections on eigenvectors and on what completes them are uncorrelated over the
@@ -36,7 +36,7 @@ def regressed(omega, mask, count, anchor, common):
   Args:
     omega: `(N,)` `m w_j - 1` on the kept rows, else 0.
     mask: `(N,)` 1 where kept, else 0.
-    anchor: `(N,)` projections of the bank on the completing vector.
+    completed: `(N,)` projections of the bank on the completing vector.
   """
   tiny = 64 * jnp.finfo(omega.dtype).eps * common.top  # directions without spread explain nothing
 
@@ -47,37 +47,28 @@ def regressed(omega, mask, count, anchor, common):
   means = product(mask, common.projections) / count
   variances = product(mask, common.projections ** 2) / count - means ** 2
   slopes = slope(product(omega, common.projections) / count, variances)
-  deviation = (anchor - jnp.sum(mask * anchor) / count) * mask
+  deviation = (completed - jnp.sum(mask * completed) / count) * mask
   last = slope(jnp.sum(omega * deviation) / count, jnp.sum(deviation * deviation) / count)
   fitted = (product(common.projections, slopes) - jnp.sum(means * slopes)) * mask + last * deviation
   return fitted, jnp.sum((omega - fitted) ** 2) / count
 
 
-def regression_band(u_i, v_i, similarities, attraction, repulsion, weights, mask, common):
-  """`(lower, value, upper)` of one anchor's gradient norm.
-
-  Args:
-    u_i, v_i: `(d,)` anchor and positive.
-    similarities: `(N,)` of the anchor to the bank.
-    attraction, repulsion: its strengths.
-    weights, mask: its `Weights`, and 1 for the bank's rows that are kept, else 0.
-    common: `Shared`.
-  """
-  count = jnp.maximum(weights.count, 1)
-  omega = (count * weights.w - 1) * mask
-  mean = common.centre + product(mask, common.centred) / count
+def regression_band(anchor, common):
+  """`(lower, value, upper)` of one anchor's gradient norm; an `Anchor` and the bank's `Shared`."""
+  count, mean, omega = deviations(anchor, common)
+  pull = anchor.attraction * anchor.v
   shift = product(omega, common.centred) / count  # m_w - mu
-  g = repulsion * (mean + shift) - attraction * v_i
-  completion, coordinates, scale = completing(u_i, common.directions)
+  g = anchor.repulsion * (mean + shift) - pull
+  completion, coordinates, scale = completing(anchor.u, common.directions)
   # The bank's projections on it, from similarities that are known; exact enough, as any coefficients make a bound.
-  anchor = scale * (similarities - product(common.projections, coordinates))
-  fitted, rest = regressed(omega, mask, count, anchor, common)
-  h = repulsion * (mean + product(fitted, common.centred) / count) - attraction * v_i
+  completed = scale * (anchor.similarities - product(common.projections, coordinates))
+  fitted, rest = regressed(omega, anchor.mask, count, completed, common)
+  h = anchor.repulsion * (mean + product(fitted, common.centred) / count) - pull
 
   along = jnp.append(product(g, common.directions), jnp.sum(g * completion))
   across = h - product(common.directions, product(h, common.directions)) - jnp.sum(h * completion) * completion
   size = norm(across)
-  rho = repulsion * root(rest * common.following * common.centred.shape[0] / count)
+  rho = anchor.repulsion * root(rest * common.following * common.centred.shape[0] / count)
   lower = norm(jnp.append(along, jnp.maximum(size - rho, 0.0)))
   upper = norm(jnp.append(along, size + rho))
   return lower, norm(g), upper

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from spectral_jax import _anchors
-from spectral_jax.bounds.band import norm, product, root, shared, widened
+from spectral_jax.bounds.band import deviations, norm, product, root, shared, widened
 
 
 class BandTerms(NamedTuple):
@@ -28,19 +28,17 @@ class BandTerms(NamedTuple):
   value: Any       # ||g||
 
 
-def row_terms(u_i, v_i, similarities, attraction, repulsion, weights, mask, common):
-  """`BandTerms` of one anchor; arguments as for `plugin.regression_band`."""
-  del similarities  # a row function of `map_rows`; this one needs the weights only
-  count = jnp.maximum(weights.count, 1)
-  omega = (count * weights.w - 1) * mask
-  mean = common.centre + product(mask, common.centred) / count
-  at_mean = repulsion * mean - attraction * v_i
-  g = at_mean + repulsion * product(omega, common.centred) / count
+def anchor_terms(anchor, common):
+  """`BandTerms` of one anchor, from its `Anchor` and the bank's `Shared`."""
+  count, mean, omega = deviations(anchor, common)
+  at_mean = anchor.repulsion * mean - anchor.attraction * anchor.v
+  g = at_mean + anchor.repulsion * product(omega, common.centred) / count
   top = common.top * common.centred.shape[0] / count
-  return BandTerms(attraction, repulsion, norm(at_mean), jnp.sum(omega * omega) / count, top, jnp.sum(g * u_i), norm(g))
+  return BandTerms(anchor.attraction, anchor.repulsion, alignment=norm(at_mean), variance=jnp.sum(omega * omega) / count,
+                   anisotropy=top, along=jnp.sum(g * anchor.u), value=norm(g))
 
 
-def band_terms(u, v, *, loss="info_nce", temperature=0.1, labels=None, negatives=None, t=2.0, gamma=16.0,
+def band_terms(u, v, *, loss="info_nce", temperature=None, labels=None, negatives=None, t=2.0, gamma=16.0,
                positive_in_denominator=False):
   """The three terms of every anchor's band: alignment, finite-sample variance and anisotropy.
 
@@ -56,20 +54,10 @@ def band_terms(u, v, *, loss="info_nce", temperature=0.1, labels=None, negatives
 
   Reference: docs/theory.md, section 3.
   """
-  p = _anchors.problem(u, v, loss=loss, temperature=temperature, labels=labels, negatives=negatives, t=t, gamma=gamma)
+  p = _anchors.problem(u, v, loss=loss, temperature=temperature, labels=labels, negatives=negatives, t=t, gamma=gamma,
+                       positive_in_denominator=positive_in_denominator)
   common = shared(p.bank, 0)
-  return map_rows(row_terms, p, common, loss, positive_in_denominator)
-
-
-def map_rows(function, p, common, loss, positive_in_denominator):
-  """`function(u_i, v_i, similarities, attraction, repulsion, weights, mask, common)` for every anchor."""
-  def row(u_i, v_i, own):
-    kept = p.owner != own
-    similarities = _anchors.cosines(p.bank, u_i)
-    weights = _anchors.row_weights(similarities, kept, p.scale)
-    strengths = _anchors.strengths(loss, jnp.sum(u_i * v_i), weights, p.scale, p.gamma, positive_in_denominator)
-    return function(u_i, v_i, similarities, *strengths, weights, kept.astype(p.u.dtype), common)
-  return _anchors.map_anchors(row, p)
+  return _anchors.map_anchors(lambda anchor: anchor_terms(anchor, common), p)
 
 
 def three_term_band(terms, anisotropy=None):

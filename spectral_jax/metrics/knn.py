@@ -22,7 +22,7 @@ def knn_accuracy(train_z, train_y, test_z, test_y, *, k=20):
     k: neighbours that vote, at least 1; more than `m` means all `m`.
 
   Returns:
-    A float32 scalar in [0, 1].
+    A float32 scalar in [0, 1]; NaN if an embedding is NaN or inf.
 
   Raises:
     TypeError, ValueError: embeddings or labels of a wrong type or shape, or `k < 1`.
@@ -52,4 +52,5 @@ def knn_accuracy(train_z, train_y, test_z, test_y, *, k=20):
     return neighbours[jnp.argmax(votes)] == y  # argmax takes the first: the nearest among the tied
 
   hits = lax.map(hit, (test_z, test_y), batch_size=max(1, min(n, TILE_ENTRIES // m)))
-  return jnp.mean(hits.astype(jnp.float32))
+  known = jnp.all(jnp.isfinite(train_z)) & jnp.all(jnp.isfinite(test_z))  # NaN has no nearest neighbours
+  return jnp.where(known, jnp.mean(hits.astype(jnp.float32)), jnp.nan)

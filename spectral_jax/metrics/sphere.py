@@ -21,7 +21,7 @@ def alignment(u, v, *, alpha=2):
     alpha: exponent > 0; 2 is the default of Wang and Isola.
 
   Returns:
-    A scalar of at least float32, between 0 and `2**alpha`.
+    A scalar of at least float32, between 0 and `2**alpha`; NaN if a row holds NaN or inf.
 
   Raises:
     TypeError, ValueError: integer embeddings, shapes that differ, or a concrete `alpha <= 0`.
@@ -35,8 +35,8 @@ def alignment(u, v, *, alpha=2):
   _arrays.positive("alpha", alpha)
   difference = _arrays.unit_rows(u) - _arrays.unit_rows(v)
   squares = jnp.sum(difference * difference, axis=-1)
-  apart = squares > 0  # 0 ** (alpha / 2) has an infinite derivative for alpha < 2
-  return jnp.mean(jnp.where(apart, jnp.where(apart, squares, 1.0) ** (alpha / 2), 0.0))
+  together = squares == 0  # 0 ** (alpha / 2) has an infinite derivative for alpha < 2
+  return jnp.mean(jnp.where(together, 0.0, jnp.where(together, 1.0, squares) ** (alpha / 2)))
 
 
 def uniformity(z, *, t=2):
@@ -49,7 +49,8 @@ def uniformity(z, *, t=2):
     t: width parameter > 0; 2 is the default of Wang and Isola.
 
   Returns:
-    A scalar of at least float32, between `-4 t` and 0; 0 for a single row, which has no pair.
+    A scalar of at least float32, between `-4 t` and 0; 0 for a single row, which has no pair. NaN if a row holds NaN
+    or inf.
 
   Raises:
     TypeError, ValueError: integer embeddings, a wrong rank, or a concrete `t <= 0`.

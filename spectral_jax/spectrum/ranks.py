@@ -5,6 +5,9 @@ Notation: `z` is `(n, d)`; `l_1 >= l_2 >= ...` are the eigenvalues of `z^T z / n
 `stable <= participation <= entropy <= rank` and `entropy <= rankme`.
 """
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -25,10 +28,31 @@ def rescale(z):
 
   Dividing by a power of two is exact, so that rows that are equal stay equal however the compiler fuses it.
   """
-  exponent = jnp.frexp(lax.stop_gradient(jnp.max(jnp.abs(z))))[1]
+  largest = lax.stop_gradient(jnp.max(jnp.abs(z)))
+  exponent = jnp.frexp(largest)[1]
   limit = -jnp.finfo(z.dtype).minexp - 1  # beyond it the reciprocal would be flushed to zero
   exponent = jnp.clip(exponent, -limit, limit)
-  return z * jnp.ldexp(jnp.ones((), z.dtype), -exponent), jnp.ldexp(jnp.ones((), z.dtype), exponent)
+  # NaN or inf anywhere makes NaN of everything: there is no spectrum, and a decomposition need not say so.
+  reciprocal = jnp.where(jnp.isfinite(largest), jnp.ldexp(jnp.ones((), z.dtype), -exponent), jnp.nan)
+  return z * reciprocal, jnp.ldexp(jnp.ones((), z.dtype), exponent)
+
+
+def scaled_rows(z, center):
+  """`(rows, factor)` with `z = factor * rows`, centred if asked, the largest entry near 1."""
+  rows, factor = rescale(z)
+  if not center:
+    return rows, factor
+  rows, second = rescale(centre(rows))
+  return rows, factor * second
+
+
+def _tall(rows):
+  """The rows or their transpose: never more columns than rows."""
+  return rows if rows.shape[1] <= rows.shape[0] else rows.T
+
+
+def _gram(tall):
+  return jnp.matmul(tall.T, tall, precision=_arrays.HIGHEST)
 
 
 def eigenvalues(z, *, center=False):
@@ -43,7 +67,7 @@ def eigenvalues(z, *, center=False):
 
   Returns:
     `(min(n, d),)` in units of `z` squared, at least float32, never negative; zeros for a constant matrix that is
-    centred; the largest finite number instead of an overflow.
+    centred; the largest finite number, with slope 0, instead of an overflow. NaN if `z` holds NaN or inf.
 
   Raises:
     TypeError, ValueError: `z` is not a floating-point matrix.
@@ -52,16 +76,34 @@ def eigenvalues(z, *, center=False):
   >>> print(eigenvalues(jnp.array([[2.0, 0.0], [0.0, 1.0]])))
   [2.  0.5]
   """
-  z = _arrays.matrix("z", z)
-  scaled, factor = rescale(z)
-  if center:
-    scaled, second = rescale(centre(scaled))
-    factor = factor * second
-  n, d = z.shape
-  wide = scaled if d <= n else scaled.T
-  gram = jnp.matmul(wide.T, wide, precision=_arrays.HIGHEST) / n
-  values = jnp.maximum(jnp.linalg.eigvalsh(gram)[::-1], 0.0)
-  return jnp.minimum(values * factor * factor, jnp.finfo(z.dtype).max)
+  return _eigenvalues(_arrays.matrix("z", z), center)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _eigenvalues(z, center):
+  rows, factor = scaled_rows(z, center)
+  return _in_units(jnp.linalg.eigvalsh(_gram(_tall(rows)))[::-1], factor, z)
+
+
+def _in_units(values, factor, z):
+  """Eigenvalues of `z^T z / n` from those of the scaled rows' Gram matrix."""
+  return jnp.minimum(jnp.maximum(values / z.shape[0], 0.0) * factor * factor, jnp.finfo(z.dtype).max)
+
+
+@_eigenvalues.defjvp
+def _eigenvalues_jvp(center, primals, tangents):
+  """`dl_k = 2/n (z q_k).(dz q_k)`, q_k the eigenvectors.
+
+  One power of the factor suffices here; through the values it would be squared, and overflow where they need not.
+  """
+  (z,), (dz,) = primals, tangents
+  rows, factor = scaled_rows(z, center)
+  dz = dz - jnp.mean(dz, axis=0, keepdims=True) if center else dz
+  values, vectors = jnp.linalg.eigh(_gram(_tall(rows)))
+  values, vectors = _in_units(values[::-1], factor, z), vectors[:, ::-1]
+  images, moved = (jnp.matmul(_tall(m), vectors, precision=_arrays.HIGHEST) for m in (rows, dz))
+  slopes = jnp.sum(images * moved, axis=0) * (2 / z.shape[0]) * factor
+  return values, jnp.where(values >= jnp.finfo(z.dtype).max, 0.0, slopes)
 
 
 def effective_ranks(z, *, center=False):
@@ -88,7 +130,7 @@ def effective_rank(z, *, kind="entropy", center=False):
 
   Returns:
     A scalar of at least float32, between 1 and `min(n, d)` (`rankme` may exceed it by its 1e-7); 0 for a matrix of
-    zeros, as a constant matrix is after centring. It does not depend on the scale of `z`.
+    zeros, as a constant matrix is after centring; NaN if `z` holds NaN or inf. It does not depend on the scale of `z`.
 
   Raises:
     TypeError, ValueError: `z` is not a floating-point matrix, or `kind` is unknown.
@@ -114,39 +156,33 @@ def _singular_values(z, center):
   greatest, and RankMe with them), at the price of one of the smaller Gram matrix. The vectors are held constant: the
   images are orthogonal, so that turning them changes no length to first order, and ties have a finite slope.
   """
-  scaled = rescale(z)[0]
-  scaled = rescale(centre(scaled))[0] if center else scaled
-  tall = scaled if z.shape[1] <= z.shape[0] else scaled.T
-  gram = jnp.matmul(tall.T, tall, precision=_arrays.HIGHEST)
-  vectors = jnp.linalg.eigh(lax.stop_gradient(gram))[1]
+  tall = _tall(scaled_rows(z, center)[0])
+  vectors = jnp.linalg.eigh(lax.stop_gradient(_gram(tall)))[1]
   squares = jnp.sum(jnp.matmul(tall, vectors, precision=_arrays.HIGHEST) ** 2, axis=0)
-  nonzero = squares > 0
-  return jnp.where(nonzero, jnp.sqrt(jnp.where(nonzero, squares, 1.0)), 0.0)
+  zero = squares == 0
+  return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, squares)))
 
 
 def _participation(z, center):
   """`tr(C)^2 / ||C||_F^2`, which needs no eigendecomposition."""
-  scaled = rescale(z)[0]
-  scaled = rescale(centre(scaled))[0] if center else scaled
-  wide = scaled if z.shape[1] <= z.shape[0] else scaled.T
-  gram = jnp.matmul(wide.T, wide, precision=_arrays.HIGHEST)
+  gram = _gram(_tall(scaled_rows(z, center)[0]))
   trace, squares = jnp.trace(gram), jnp.sum(gram * gram)
-  nonzero = squares > 0
-  return jnp.where(nonzero, trace * trace / jnp.where(nonzero, squares, 1.0), 0.0)
+  zero = squares == 0
+  return jnp.where(zero, 0.0, trace * trace / jnp.where(zero, 1.0, squares))
 
 
 def _rank(sigma, kind):
   weights = sigma if kind == "rankme" else sigma * sigma
   total = jnp.sum(weights)
-  nonzero = total > 0
-  p = weights / jnp.where(nonzero, total, 1.0)
+  zero = total == 0
+  p = weights / jnp.where(zero, 1.0, total)
   if kind == "stable":
-    rank = 1 / jnp.where(nonzero, jnp.max(p), 1.0)
+    rank = 1 / jnp.where(zero, 1.0, jnp.max(p))
   elif kind == "participation":
-    rank = 1 / jnp.where(nonzero, jnp.sum(p * p), 1.0)
+    rank = 1 / jnp.where(zero, 1.0, jnp.sum(p * p))
   else:
     p = p + RANKME_EPSILON if kind == "rankme" else p
     # p log p has an infinite slope at 0; what is dropped is below float32's resolution of the sum.
-    counts = p > 1e-12
-    rank = jnp.exp(-jnp.sum(jnp.where(counts, p * jnp.log(jnp.where(counts, p, 1.0)), 0.0)))
-  return jnp.where(nonzero, rank, 0.0)
+    negligible = p <= 1e-12
+    rank = jnp.exp(-jnp.sum(jnp.where(negligible, 0.0, p * jnp.log(jnp.where(negligible, 1.0, p)))))
+  return jnp.where(zero, 0.0, rank)

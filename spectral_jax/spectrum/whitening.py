@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from spectral_jax import _arrays
-from spectral_jax.spectrum.ranks import centre, rescale
+from spectral_jax.spectrum.ranks import scaled_rows
 
 METHODS = ("zca", "cholesky", "newton_schulz")
 
@@ -32,7 +32,8 @@ def whiten(z, *, method="zca", shrinkage=1e-3):
 
   Returns:
     `(n, d)`, at least float32, without units. Rows that are all equal, a single row among them, give zeros, with a
-    zero gradient. The scale of `z` does not matter: rows of norm 1e30 are whitened like those of norm 1.
+    zero gradient. The scale of `z` does not matter: rows of norm 1e30 are whitened like those of norm 1. NaN or inf
+    in any row makes all of them NaN.
 
   Raises:
     TypeError, ValueError: `z` is not a floating-point matrix, `method` is unknown, or a concrete `shrinkage` lies
@@ -53,23 +54,23 @@ def whiten(z, *, method="zca", shrinkage=1e-3):
   if value is not None and not 0 <= value <= 1:
     raise ValueError(f"shrinkage must lie in [0, 1], got {value}; 1e-3 is a common choice")
   n, d = z.shape
-  rows = rescale(centre(rescale(z)[0]))[0]
+  rows = scaled_rows(z, center=True)[0]
   sigma = jnp.matmul(rows.T, rows, precision=_arrays.HIGHEST) / n
   trace = jnp.trace(sigma)
-  spread = trace > 0
+  constant = trace == 0
   least = 10 * d * float(jnp.finfo(z.dtype).eps)
-  shrinkage = jnp.minimum(jnp.maximum(shrinkage, least), 1.0).astype(z.dtype)
+  s = jnp.minimum(jnp.maximum(shrinkage, least), 1.0).astype(z.dtype)
   identity = jnp.eye(d, dtype=z.dtype)
   # Scaled to unit trace; a batch without spread gets the identity, which its zero rows survive.
-  unit = jnp.where(spread, sigma / jnp.where(spread, trace, 1.0), identity / d)
-  a = (1 - shrinkage) * unit + shrinkage / d * identity
+  unit = jnp.where(constant, identity / d, sigma / jnp.where(constant, 1.0, trace))
+  a = (1 - s) * unit + s / d * identity
   if method == "cholesky":
     factor = jnp.linalg.cholesky(a)
     whitened = jax.scipy.linalg.solve_triangular(factor, rows.T, lower=True).T
   else:
-    root = inverse_root(a) if method == "zca" else newton_schulz(a, least if value is None else max(value, least))
-    whitened = jnp.matmul(rows, root, precision=_arrays.HIGHEST)
-  return whitened / jnp.sqrt(jnp.where(spread, trace, 1.0))
+    w = inverse_root(a) if method == "zca" else newton_schulz(a, least if value is None else max(value, least))
+    whitened = jnp.matmul(rows, w, precision=_arrays.HIGHEST)
+  return whitened / jnp.sqrt(jnp.where(constant, 1.0, trace))
 
 
 @jax.custom_jvp
