@@ -77,9 +77,9 @@ def _augment():
       flip=True,
       jitter_strength=0.5,
       jitter_prob=0.8,
-      grey_prob=0.2,
+      gray_prob=0.2,
       blur_prob=0.0,
-      solarise_prob=0.0,
+      solarize_prob=0.0,
       affine=config_dict.create(       # half-widths; 0 leaves a transformation out
           rotation_deg=0.0,
           scale=0.0,
