@@ -71,12 +71,12 @@ def learner(name, *, temperature=None, **kwargs):
 
 def _data():
   return config_dict.create(
-      name="digits",                   # "digits", "folder" or any name that TensorFlow Datasets knows
+      name="digits",                   # "digits", "mnist5k", "folder" or any name that TensorFlow Datasets knows
       data_dir="",
       image_size=8,
       path="auto",                     # "resident", "stream", or by size
       test_fraction=0.2,               # held out where a data set has no test split
-      classes="",                      # "imagenet100": only these classes
+      classes="",                      # "10": only ten of them; "imagenet100": those hundred
       on_undecodable="error")          # or "skip": leave undecodable files out and count them
 
 
