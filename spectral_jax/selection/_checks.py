@@ -48,15 +48,9 @@ def count(name, value):
   return int(value)
 
 
-def check_candidates(candidates, left):
-  """Refuses a number of candidates below 1 or beyond the `left` examples that the last step chooses from."""
-  if candidates is None:
-    return None
-  candidates = count("candidates", candidates)
-  if candidates > left:
-    raise ValueError(f"candidates must be at most {left}, the examples left to the last element of the batch, got "
-                     f"{candidates}; pass candidates=None to look at all that are left")
-  return candidates
+def check_candidates(candidates):
+  """Returns the number of candidates, None for all that are left; refuses one below 1."""
+  return None if candidates is None else count("candidates", candidates)
 
 
 def check_objective(objective, target):

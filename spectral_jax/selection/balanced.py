@@ -15,7 +15,8 @@ from jax import lax
 from spectral_jax._arrays import HIGHEST
 from spectral_jax.selection import _moments, log_det
 from spectral_jax.selection._draw import distinct
-from spectral_jax.selection.greedy import first_best, products_of_all
+from spectral_jax.selection._walk import first_best
+from spectral_jax.selection.greedy import products_of_all
 
 
 def grow_greedy(rows, batches, *, objective, target, center):

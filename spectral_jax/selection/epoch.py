@@ -67,8 +67,7 @@ def epoch_batches(key, embeddings, batch_size, *, rule="greedy", coverage="balan
   _checks.count("pools", pools)
   _checks.count("superbatch", superbatch)
   _checks.count("oversample", oversample)
-  most = bank.shape[0] - batch_size + 1 if coverage == "independent" and rule == "greedy" else float("inf")
-  _checks.check_candidates(candidates, most)
+  _checks.check_candidates(candidates)
   _checks.check_objective(objective, target)
   options = dict(rule=rule, candidates=candidates, objective=objective, center=center, pools=pools, policy=policy)
   if rule == "random" and coverage != "independent":
@@ -105,8 +104,6 @@ def _oversampled(key, bank, target, *, batch_size, oversample, **options):
   passes = jax.random.split(order_key, -(-steps // a_pass))
   orders = jax.vmap(lambda one: jax.random.permutation(one, m)[:a_pass * of * batch_size])(passes)
   superbatches = orders.reshape(-1, of * batch_size)[:steps].astype(jnp.int32)
-  if options["candidates"] is not None:
-    options["candidates"] = min(options["candidates"], (of - 1) * batch_size + 1)
 
   def best(key_and_members):
     one, members = key_and_members
