@@ -1,11 +1,13 @@
 """What can be known to be wrong before any work is done."""
 
 from spectral_jax._names import check_name
+from spectral_jax.selection.epoch import RULES
 from spectral_jax.training.objective import make_objective, make_whitening
 
 COUNTS = ("batch_size", "microbatches", "model_parallel", "log_every", "checkpoint.every_steps", "checkpoint.keep",
           "data.image_size", "eval.batch_size", "eval.knn_k", "eval.knn_limit", "eval.baseline_limit",
           "eval.probe_steps", "eval.shots", "eval.shot_draws", "eval.shot_steps")
+SELECTABLE = tuple(rule for rule in RULES if rule != "jest")  # which needs the embeddings of a reference model
 NOT_NEGATIVE = ("seed", "epochs", "steps", "diagnostics_every", "eval_every_epochs",
                 "eval.train_limit", "eval.test_limit")
 
@@ -21,7 +23,7 @@ def check_config(config):
   if not (config.epochs or config.steps):
     raise ValueError("config.epochs and config.steps are both 0; set one of them")
   check_name("data.path", config.data.path, ("auto", "resident", "stream"))
-  check_name("selection.rule", config.selection.rule, ("random", "greedy", "pool", "log_det", "hard"))
+  check_name("selection.rule", config.selection.rule, SELECTABLE)
   make_objective(config.loss)
   make_whitening(config.whitening)
 
