@@ -1,6 +1,6 @@
 """MNIST, small."""
 
-from configs.defaults import get_defaults
+from spectral_jax.defaults import get_defaults
 
 
 def get_config(arg=None):

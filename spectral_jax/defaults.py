@@ -109,7 +109,8 @@ def _model():
 
 def _selection():
   return config_dict.create(
-      rule="random",                   # "random", "greedy", "pool", "log_det" or "hard"
+      rule="random",                   # "random", "greedy", "pool", "log_det", "hard", "submodular", "spectral",
+                                       # "cluster", "gcbs" or "b3": docs/selection.md
       coverage="balanced",             # or "oversampled", "independent"
       candidates=64,                   # looked at for each element; 0: all that are left
       objective="max",
@@ -118,4 +119,11 @@ def _selection():
       pools=16,
       superbatch=16,                   # balanced: batches grown together
       oversample=2,                    # oversampled: examples that a batch is chosen from, in batches
-      center=False)
+      center=False,
+      clusters=10,                     # "cluster": of k-means
+      neighbors=config_dict.placeholder(int),     # in the graph; None: 16 for "gcbs", 32 for "spectral", 100 for "b3"
+      skip=30,                         # "b3": nearest neighbors left out as likely positives
+      cluster_size=config_dict.placeholder(int),  # "b3": of a community; None: 32 where it divides the batch
+      queries=config_dict.placeholder(int),       # "submodular": examples that ask; None: an eighth of the batch
+      temperature=0.1,                 # of the loss that "submodular" and "spectral" look at
+      ceiling=0.95)                    # "submodular": cosine above which a pair is a likely positive

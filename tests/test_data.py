@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs.defaults import get_defaults
+from spectral_jax.defaults import get_defaults
 from spectral_jax._errors import ConfigError, RunError
 from spectral_jax.data import check_data, folder, open_dataset
 from spectral_jax.data.cache import index

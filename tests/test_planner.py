@@ -186,8 +186,7 @@ def test_streamed_images_are_read_in_the_order_that_was_chosen(tmp_path):
 
 @pytest.mark.parametrize("changes, message", [
     ({"selection.candidates": -1}, r"config\.selection: candidates must be at least 1"),
-    ({"selection.coverage": "independent", "selection.candidates": 1300},
-     "config.selection: candidates must be at most 1198"),
+    ({"selection.rule": "gcbs", "selection.coverage": "independent"}, 'config.selection: rule="gcbs" splits the examples'),
     ({"selection.objective": "target"}, "needs target"),
     ({"selection.target": 1.5}, r"target must lie in \(0, 1\]"),
     ({"selection.coverage": "everything"}, "coverage must be one of"),

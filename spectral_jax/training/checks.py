@@ -6,7 +6,7 @@ import numpy as np
 
 from spectral_jax._errors import ConfigError
 from spectral_jax._names import check_name
-from spectral_jax.augment import make_augment
+from spectral_jax.data import check_data
 from spectral_jax.mesh import check_sharding
 from spectral_jax.models import build_model
 from spectral_jax.selection.epoch import COVERAGES, RULES
@@ -15,8 +15,9 @@ from spectral_jax.training.objective import check_objective, learner_sections, m
 from spectral_jax.training.optimizer import make_optimizer, peak_learning_rate, warmup_length
 
 COUNTS = ("microbatches", "model_parallel", "log_every", "checkpoint.every_steps", "checkpoint.keep",
-          "data.image_size", "eval.batch_size", "eval.knn_k", "eval.knn_limit", "eval.baseline_limit",
+          "eval.batch_size", "eval.knn_k", "eval.knn_limit", "eval.baseline_limit",
           "eval.probe_steps", "eval.shots", "eval.shot_draws", "eval.shot_steps")
+SELECTABLE = tuple(rule for rule in RULES if rule != "jest")  # which needs the embeddings of a reference model
 NOT_NEGATIVE = ("seed", "epochs", "steps", "diagnostics_every", "eval_every_epochs",
                 "eval.train_limit", "eval.test_limit")
 LARGEST_SEED = 2**31 - 1
@@ -39,11 +40,10 @@ def check_config(config):
     raise ConfigError("config.epochs and config.steps are both 0; set one of them")
   if not 0 < config.eval.probe_c < math.inf:
     raise ConfigError(f"config.eval.probe_c must be positive and finite, got {config.eval.probe_c}; 1.0 is the default")
-  check_name("data.path", config.data.path, ("auto", "resident", "stream"))
-  check_name("selection.rule", config.selection.rule, RULES)
+  check_data(config.data, config.augment)
+  check_name("selection.rule", config.selection.rule, SELECTABLE)
   check_name("selection.coverage", config.selection.coverage, COVERAGES)
   build_model(config.model)
-  make_augment(config.augment, config.data.image_size)
   make_optimizer(config.optimizer)
   peak_learning_rate(config.optimizer, config.batch_size)
   if config.steps and config.optimizer.warmup_steps:
