@@ -4,17 +4,31 @@ Checks look at shapes and dtypes, which are known under `jit`, and at values onl
 """
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 HIGHEST = lax.Precision.HIGHEST
 
 
+def is_array(x):
+  """Whether `x` is an array or a number. A dtype is not, though its class has an array's attributes."""
+  return isinstance(x, (jax.Array, np.ndarray, np.generic, int, float))
+
+
+def as_array(name, x):
+  """Returns `x`, an array, a number or nested lists of numbers, as a JAX array, or raises naming the argument."""
+  if not is_array(x) and not isinstance(x, (list, tuple)):
+    raise TypeError(f"{name} must be an array, got {x!r} of type {type(x).__name__}; convert it with jnp.asarray")
+  return jnp.asarray(x)
+
+
 def as_float(name, x):
   """Returns `x` as an array of at least float32; integers and booleans are refused."""
-  x = jnp.asarray(x)
+  x = as_array(name, x)
   if not jnp.issubdtype(x.dtype, jnp.floating):
     raise TypeError(f"{name} must hold floating-point numbers, got dtype {x.dtype}; convert it with {name}.astype(jnp.float32)")
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -43,7 +57,7 @@ def pair(u, v, names=("u", "v")):
 
 def labels_of(labels, n, name="labels"):
   """Returns `labels` as an `(n,)` integer array, or raises naming the argument."""
-  labels = jnp.asarray(labels)
+  labels = as_array(name, labels)
   if not jnp.issubdtype(labels.dtype, jnp.integer):
     raise TypeError(f"{name} must be integers, got dtype {labels.dtype}; number the classes, e.g. with np.unique(..., return_inverse=True)")
   if labels.shape != (n,):
@@ -55,7 +69,7 @@ def mask_of(where, n, name="where"):
   """Returns `where` as an `(n,)` boolean array; None means all rows."""
   if where is None:
     return jnp.ones((n,), bool)
-  where = jnp.asarray(where)
+  where = as_array(name, where)
   if where.dtype != jnp.bool_:
     raise TypeError(f"{name} must be boolean, got dtype {where.dtype}; compare it, e.g. {name} > 0")
   if where.shape != (n,):
@@ -75,6 +89,8 @@ def concrete(x):
 
 def positive(name, x):
   """Returns the scalar `x`; raises if it is concrete and not a positive finite number, or not a scalar."""
+  if not is_array(x):
+    raise TypeError(f"{name} must be a number, got {x!r} of type {type(x).__name__}")
   if jnp.ndim(x) != 0:
     raise ValueError(f"{name} must be a scalar, got shape {jnp.shape(x)}; use jax.vmap to map over several")
   value = concrete(x)
@@ -91,13 +107,55 @@ def choice(name, value, allowed):
 
 
 def unit_rows(x):
-  """L2-normalises rows: `x_i / ||x_i||`. A zero row stays zero and has a zero gradient.
+  """L2-normalises rows: `x_i / ||x_i||`. A zero row stays zero and has a zero gradient; one with NaN or inf becomes NaN.
 
-  Rows are first divided by their largest entry, held constant: the result and its derivative do not
-  depend on the scale, and squares neither overflow nor vanish (rows of 1e30 or 1e-30 in float32).
+  Rows are first divided by a power of two near their largest entry: the result and its derivative do not depend on the
+  scale, and squares neither overflow nor vanish, from the largest finite number down to half the smallest normal one
+  (float32: 6e-39). Rows below that count as zero: the derivative, 1 / ||x_i||, would overflow.
   """
-  largest = lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
-  nonzero = largest > 0
-  scaled = jnp.where(nonzero, x, 1.0) / jnp.where(nonzero, largest, 1.0)
+  x = jnp.asarray(x)
+  zero = _float_parts(x).largest < 2 ** (jnp.finfo(x.dtype).nmant - 1)
+  scaled = jnp.where(zero, 1.0, _scale_rows(x))
   unit = scaled / jnp.sqrt(jnp.sum(scaled * scaled, axis=-1, keepdims=True))
-  return jnp.where(nonzero, unit, 0.0)
+  return jnp.where(zero, 0.0, unit)
+
+
+class _FloatParts(NamedTuple):
+  bits: jax.Array      # of |x|: the integers behind non-negative floats have the same order, inf and NaN above the rest
+  largest: jax.Array   # of each row's bits
+  exponent: jax.Array  # as stored, of each row's largest entry, kept off both ends
+
+
+def _float_parts(x):
+  info = jnp.finfo(x.dtype)
+  integer = jnp.dtype(f"int{info.bits}")
+  bits = lax.bitcast_convert_type(x, integer) & jnp.iinfo(integer).max
+  largest = jnp.max(bits, axis=-1, keepdims=True)
+  return _FloatParts(bits, largest, jnp.clip(largest >> info.nmant, 1, 2 ** info.nexp - 3))
+
+
+def _power_of_two(exponent, dtype):
+  """`2^exponent` for integers in the range of normal numbers; assembled, since `exp2` is inexact."""
+  info = jnp.finfo(dtype)
+  return lax.bitcast_convert_type((exponent - info.minexp + 1) << info.nmant, dtype)
+
+
+@jax.custom_jvp
+def _scale_rows(x):
+  """`x_i 2^-e_i`, its largest entry in [1/2, 4); NaN where a row holds NaN or inf.
+
+  Numbers are taken apart as integers: processors that flush subnormal numbers to zero lose none of a tiny row here.
+  """
+  info, parts = jnp.finfo(x.dtype), _float_parts(x)
+  own = parts.bits >> info.nmant
+  mantissa = (parts.bits & (2 ** info.nmant - 1)) | ((own > 0).astype(own.dtype) << info.nmant)
+  shift = jnp.maximum(jnp.maximum(own, 1) - parts.exponent - info.nmant, info.minexp)
+  scaled = jnp.where(jnp.signbit(x), -1, 1) * mantissa.astype(x.dtype) * _power_of_two(shift, x.dtype)
+  not_finite = parts.largest >> info.nmant == 2 ** info.nexp - 1
+  return jnp.where(not_finite, jnp.nan, scaled)
+
+
+@_scale_rows.defjvp
+def _scale_rows_jvp(primals, tangents):
+  (x,), (dx,) = primals, tangents
+  return _scale_rows(x), dx * _power_of_two(1 - jnp.finfo(x.dtype).minexp - _float_parts(x).exponent, x.dtype)

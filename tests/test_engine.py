@@ -1,5 +1,6 @@
 """One engine: dense, tiled and sharded losses are the same function, with the same gradient."""
 
+import contextlib
 import functools
 
 import hypothesis
@@ -111,6 +112,29 @@ def test_sharded_needs_no_jit_takes_partials_and_gives_values_per_anchor(one_dev
   np.testing.assert_allclose(losses.sharded(losses.kcl, mesh)(u, v), losses.kcl(u, v), rtol=1e-5)
 
 
+@pytest.mark.parametrize("is_set, where_rows_are", [
+    (False, "host"), (False, "sharded"), (True, "one device"), (True, "sharded")])
+def test_an_ordinary_mesh_with_explicit_axes_works(one_device, is_set, where_rows_are):
+  (u, v, _, _, _, w), _ = one_device
+  mesh = jax.make_mesh((2,), ("data",), devices=jax.devices()[:2])  # Explicit is JAX's default
+  assert mesh.axis_types == (AxisType.Explicit,)
+  expected = jax.value_and_grad(losses.dcl)(u, v, where=w)
+  if where_rows_are == "one device":
+    u, v = jnp.asarray(u), jnp.asarray(v)
+  elif where_rows_are == "sharded":
+    u, v = jax.device_put((u, v), NamedSharding(mesh, PartitionSpec("data")))
+  loss = losses.sharded(losses.dcl, mesh)
+  with jax.set_mesh(mesh) if is_set else contextlib.nullcontext():
+    got = jax.value_and_grad(loss)(u, v, where=w)
+    assert_close(got, expected, 1e-5, "eager")
+    if where_rows_are == "sharded":
+      jitted = jax.jit(lambda u, v: jax.value_and_grad(lambda u: loss(1.0 * u, v, where=w))(u))(u, v)
+      assert_close(jitted, expected, 1e-5, "jit")
+      each = loss(u, v, where=w, reduction="none")
+      assert each.sharding.spec == PartitionSpec("data")
+      np.testing.assert_allclose(each.sum() / w.sum(), expected[0], rtol=1e-5)
+
+
 def test_plain_jit_on_sharded_arrays_is_right(one_device):
   (u, v, y, q, t, w), expected = one_device
   rows = NamedSharding(mesh_of(4), PartitionSpec("data"))
@@ -134,6 +158,11 @@ def test_no_device_holds_the_whole_matrix():
 @pytest.mark.parametrize("error, words, call", [
     (TypeError, "mesh must be a jax.sharding.Mesh, got None", lambda m: losses.sharded(losses.dcl, None)),
     (ValueError, "axis must be one of the mesh's axes", lambda m: losses.sharded(losses.dcl, m, axis="rows")),
+    (TypeError, "mesh must be a jax.sharding.Mesh, got array", lambda m: losses.sharded(losses.dcl, np.ones(4))),
+    (TypeError, "u must be an array, got <class 'numpy.float16'>", lambda m: losses.sharded(losses.nt_xent, m)(
+        np.float16, np.ones((4, 2), np.float32))),
+    (ValueError, "2 devices, which do not divide 3 rows", lambda m: losses.sharded(losses.dcl, mesh_of(2))(
+        [[1.0, 2.0]] * 3, [[1.0, 2.0]] * 3)),
     (ValueError, "4 devices, which do not divide 6 rows", lambda m: losses.sharded(losses.dcl, m)(
         np.ones((6, 2), np.float32), np.ones((6, 2), np.float32))),
 ])

@@ -215,6 +215,58 @@ def test_hard_inputs_have_finite_values_and_gradients(value_and_gradients, dtype
             assert not np.any(gradients[0][2]), name
 
 
+def test_nan_or_inf_in_is_nan_out_and_masked_rows_may_hold_anything(value_and_gradients):
+  rng = np.random.default_rng(9)
+  n = 8
+  u, v, q = (rng.normal(size=shape).astype(np.float32) for shape in ((n, 4), (n, 4), (3, 4)))
+  everything = np.ones(n, bool)
+  for bad in (np.nan, np.inf, -np.inf):
+    for y in (np.arange(n), np.zeros(n, int)):
+      broken = u.copy()
+      broken[2, 1] = bad
+      for arguments in ((broken, v), (u, broken), (np.full_like(u, bad), np.full_like(u, bad))):
+        for where in (everything, np.arange(n) == 2):  # with negatives, and without any
+          got = jax.device_get(value_and_gradients(*arguments, y, q, np.float32(0.1), where))
+          for name, (value, (du, dv, dt)) in got.items():
+            assert np.isnan(value), (name, bad)
+            assert np.isnan(du[2]).any() and np.isnan(dv[2]).any(), (name, bad)
+        got = jax.device_get(value_and_gradients(*arguments, y, q, np.float32(0.1), np.arange(n) < 2))
+        if np.isfinite(arguments[0][0]).all():
+          for name, leaves in got.items():
+            assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(leaves)), (name, bad)
+
+
+@pytest.mark.parametrize("loss", [losses.info_nce, losses.dcl, losses.dhel, losses.kcl])
+def test_inf_is_nan_out_without_normalization_too(loss):
+  u, v = np.random.default_rng(10).normal(size=(2, 4, 3)).astype(np.float32)
+  u[1] = -np.inf
+  value, gradient = jax.jit(jax.value_and_grad(functools.partial(loss, normalize=False)))(u, v)
+  assert np.isnan(value) and np.all(np.isnan(gradient[1]))
+
+
+def test_a_queue_with_nan_is_nan_out():
+  u, v, q = np.random.default_rng(11).normal(size=(3, 4, 3)).astype(np.float32)
+  q[1, 0] = np.nan
+  assert np.isnan(losses.info_nce(u, v, negatives=q)) and np.isnan(losses.info_nce(u, v, negatives=q, normalize=False))
+
+
+@pytest.mark.parametrize("scale", [1e-38, 3.4e38])
+def test_the_ends_of_the_number_range_are_only_a_scale(value_and_gradients, scale):
+  rng = np.random.default_rng(12)
+  u, v = rng.uniform(-1, 1, size=(2, 8, 4)).astype(np.float32)
+  u[:, 0] = v[:, 0] = 1.0
+  q, y, where = rng.normal(size=(3, 4)).astype(np.float32), np.arange(8), np.ones(8, bool)
+  scaled = (u.astype(np.float64) * scale).astype(np.float32)
+  plain, same = (jax.device_get(value_and_gradients(x, v, y, q, np.float32(0.3), where)) for x in (u, scaled))
+  for name in CASES:
+    assert same[name][0] == pytest.approx(plain[name][0], rel=1e-5), name
+    np.testing.assert_allclose(same[name][1][1], plain[name][1][1], rtol=1e-3, atol=1e-5, err_msg=name)
+    if scale < 1:
+      fits = np.abs(plain[name][1][0]) < 1  # the gradient is 1e38 times larger: it may truly overflow
+      np.testing.assert_allclose(
+          (same[name][1][0] * np.float64(scale))[fits], plain[name][1][0][fits], rtol=1e-3, atol=1e-4, err_msg=name)
+
+
 def test_temperature_is_learnable():
   rng = np.random.default_rng(6)
   u, v, y, q, _, _ = batch(rng, 7, 3)

@@ -9,6 +9,9 @@ from jax import lax
 from spectral_jax import _arrays
 from spectral_jax.losses import _engine
 
+# The keywords of every loss that are no arrays.
+SETTINGS = ("normalize", "reduction", "tile_size", "matmul_dtype", "axis_name")
+
 
 class Views(NamedTuple):
   """Two views, ready for pair sums: `(n, d)` rows, `image` their numbers over the whole mesh axis, `valid` the mask."""
@@ -25,9 +28,15 @@ def views(u, v, *, where, normalize, axis_name, names=("u", "v")):
   n = u.shape[0]
   valid = _arrays.mask_of(where, n)
   u, v = (jnp.where(valid[:, None], x, 0.0) for x in (u, v))
-  if normalize:
-    u, v = _arrays.unit_rows(u), _arrays.unit_rows(v)
+  prepare = _arrays.unit_rows if normalize else nan_rows
+  u, v = prepare(u), prepare(v)
   return Views(u, v, row_numbers(n, axis_name), valid)
+
+
+def nan_rows(x):
+  """`x` with rows that hold NaN or inf all NaN: an inf alone could make exp(-inf) = 0 of a similarity, and vanish."""
+  finite = jnp.isfinite(x).all(axis=1, keepdims=True)
+  return x * jnp.where(finite, 1.0, jnp.nan)  # a product, so that the gradient is NaN too
 
 
 def row_numbers(n, axis_name):

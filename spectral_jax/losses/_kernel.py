@@ -1,14 +1,17 @@
 """Kernel contrastive losses."""
 
+from collections.abc import Hashable
+
 import jax.numpy as jnp
 from jax import lax
 
-from spectral_jax import _arrays
+from spectral_jax import _arrays, _eager
 from spectral_jax.losses import _common, _engine, kernels
 from spectral_jax.losses._statistics import KernelSum
 from spectral_jax.losses._tiles import side
 
 
+@_eager.compiled("kernel", "align_kernel", *_common.SETTINGS, gamma=_arrays.positive)
 def kcl(u, v, *, kernel=kernels.gaussian(2.0), align_kernel=None, gamma=16.0, normalize=True, where=None,
         reduction="mean", tile_size=None, matmul_dtype=None, axis_name=None):
   """Kernel contrastive loss: kernel similarity of positives against the kernel energy of each view.
@@ -22,8 +25,14 @@ def kcl(u, v, *, kernel=kernels.gaussian(2.0), align_kernel=None, gamma=16.0, no
     kernel: function of the squared distance, hashable, from `losses.kernels` or your own; Gaussian with t = 2.
     align_kernel: kernel of the positives; None is `kernel`.
     gamma: weight of the energies, > 0, a number or a traced scalar; 16 as in the paper's experiments.
-    normalize, where, tile_size, matmul_dtype, axis_name: as in `info_nce`.
+    normalize: L2-normalize rows; a zero row stays zero and has zero gradient.
+    where: `(n,)` booleans, the rows that count, as anchors and as negatives; None is all of them.
     reduction: "mean", or "none": each anchor's share `(n,)`, whose mean is the loss.
+    tile_size: number of anchor rows whose similarities are alive at once; None picks by size, n and more are the dense
+      form. The result does not depend on it.
+    matmul_dtype: round the factors of matrix products to this dtype (bfloat16, say), accumulating in float32; None
+      does not round.
+    axis_name: inside `shard_map`, the mesh axis over which the rows are sharded; negatives are then global.
 
   Returns:
     A scalar, or `(n,)`; at least float32. A single image has no pairs: its energies are 0.
@@ -45,6 +54,8 @@ def kcl(u, v, *, kernel=kernels.gaussian(2.0), align_kernel=None, gamma=16.0, no
   for name, k in (("kernel", kernel), ("align_kernel", align_kernel)):
     if not callable(k):
       raise TypeError(f"{name} must be a function of the squared distance, got {k!r}; try losses.kernels.gaussian(2.0)")
+    if not isinstance(k, Hashable):
+      raise TypeError(f"{name} must be hashable, got {k!r}; make it a function, or a frozen dataclass with __call__")
   kernels.check_alignment(align_kernel)
   views = _common.views(u, v, where=where, normalize=normalize, axis_name=axis_name)
   gamma = jnp.asarray(_arrays.positive("gamma", gamma)).astype(views.u.dtype)

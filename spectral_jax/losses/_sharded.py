@@ -4,7 +4,9 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from spectral_jax import _arrays
 
 
 def sharded(loss, mesh, *, axis="data"):
@@ -15,7 +17,7 @@ def sharded(loss, mesh, *, axis="data"):
 
   Args:
     loss: a function of `spectral_jax.losses`, or a `functools.partial` of one.
-    mesh: the `jax.sharding.Mesh`.
+    mesh: the `jax.sharding.Mesh`; its axes may be of any type, and the mesh may be set (`jax.set_mesh`).
     axis: name of the mesh axis that rows are sharded over; other axes hold copies.
 
   Returns:
@@ -23,17 +25,17 @@ def sharded(loss, mesh, *, axis="data"):
     `axis`, scalars are replicated. With `reduction="none"` the result is sharded as the rows are.
 
   Raises:
-    TypeError: `mesh` is no mesh.
+    TypeError: `mesh` is no mesh; an embedding that is no array.
     ValueError: `axis` is not an axis of the mesh, or rows that the axis does not divide.
 
   Example:
     >>> import jax, jax.numpy as jnp
     >>> from spectral_jax import losses
-    >>> mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    >>> mesh = jax.make_mesh((1,), ("data",))
     >>> print(f"{losses.sharded(losses.nt_xent, mesh)(jnp.eye(4), jnp.eye(4), temperature=1.0):.4f}")
     1.1654
   """
-  if not hasattr(mesh, "shape"):
+  if not isinstance(mesh, Mesh):
     raise TypeError(f"mesh must be a jax.sharding.Mesh, got {mesh!r}; make one with jax.make_mesh((devices,), ({axis!r},))")
   if axis not in mesh.shape:
     raise ValueError(f"axis must be one of the mesh's axes {tuple(mesh.shape)}, got {axis!r}")
@@ -48,15 +50,19 @@ def sharded(loss, mesh, *, axis="data"):
   @functools.wraps(loss)
   def over_mesh(*args, **kwargs):
     kwargs = {**given, **kwargs}
-    leaves, tree = jax.tree.flatten((args, kwargs))
-    arrays = [jnp.asarray(x) for x in leaves if _is_array(x)]
-    for x in arrays:
-      if x.ndim and x.shape[0] % mesh.shape[axis]:
+    values = [_array_of_list(x) for x in (*args, *kwargs.values())]
+    for x in values:
+      if _is_dynamic(x) and jnp.ndim(x) and x.shape[0] % mesh.shape[axis]:
         raise ValueError(
             f"axis {axis!r} has {mesh.shape[axis]} devices, which do not divide {x.shape[0]} rows of an argument of shape "
             f"{x.shape}; pad it and mask the padding with where=")
-    static = tuple(_ARRAY if _is_array(x) else x for x in leaves)
-    return _compiled(loss, mesh, axis, tree, static, tuple(x.ndim for x in arrays))(*arrays)
+    static = tuple(_ARRAY if _is_dynamic(x) else x for x in values)
+    arrays = [jnp.asarray(x) for x in values if _is_dynamic(x)]
+    over, form = _mesh_of_call(mesh)
+    specs = tuple(PartitionSpec(axis) if x.ndim else PartitionSpec() for x in arrays)
+    if form == "moved":
+      arrays = [jax.device_put(x, NamedSharding(over, spec)) for x, spec in zip(arrays, specs)]
+    return _compiled(loss, over, axis, form == "set", tuple(kwargs), static, specs)(*arrays)
 
   return over_mesh
 
@@ -64,23 +70,43 @@ def sharded(loss, mesh, *, axis="data"):
 _ARRAY = "<array>"  # holds the place of an array among the static arguments
 
 
-def _is_array(x):
-  return isinstance(x, float) or hasattr(x, "ndim")
+def _array_of_list(x):
+  return jnp.asarray(x) if isinstance(x, (list, tuple)) else x
+
+
+def _is_dynamic(x):
+  """Arrays and floats vary from call to call; integers, booleans and names are settings."""
+  return isinstance(x, float) or (_arrays.is_array(x) and not isinstance(x, int))
+
+
+def _mesh_of_call(mesh):
+  """The mesh to compute on, and how arrays come to it.
+
+  "given": shard_map takes them as they are. Axes of type Explicit, `jax.make_mesh`'s default, want arrays that already
+  have the right sharding in their type: with the mesh set they are resharded ("set"); with none set, types of several
+  devices may not appear outside `jit`, so the arrays move to the same mesh with Auto axes ("moved").
+  """
+  if AxisType.Explicit not in mesh.axis_types:
+    return mesh, "given"
+  if not jax.sharding.get_abstract_mesh().empty:
+    return mesh, "set"
+  return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names)), "moved"
 
 
 @functools.lru_cache(maxsize=256)
-def _compiled(loss, mesh, axis, tree, static, ranks):
+def _compiled(loss, mesh, axis, reshard, names, static, specs):
   """The loss over the mesh for one pattern of arguments: static ones by value, arrays in order."""
 
   def on_device(*arrays):
     rest = iter(arrays)
-    leaves = [next(rest) if x is _ARRAY else x for x in static]
-    args, kwargs = jax.tree.unflatten(tree, leaves)
-    return loss(*args, **kwargs, axis_name=axis)
+    values = [next(rest) if x is _ARRAY else x for x in static]
+    count = len(values) - len(names)
+    return loss(*values[:count], **dict(zip(names, values[count:])), axis_name=axis)
 
-  _, kwargs = jax.tree.unflatten(tree, static)
-  per_anchor = kwargs.get("reduction") == "none"
-  sharded_rows = PartitionSpec(axis)
-  in_specs = tuple(sharded_rows if rank else PartitionSpec() for rank in ranks)
-  out_specs = sharded_rows if per_anchor else PartitionSpec()
-  return jax.jit(jax.shard_map(on_device, mesh=mesh, in_specs=in_specs, out_specs=out_specs))
+  per_anchor = dict(zip(names, static[len(static) - len(names):])).get("reduction") == "none"
+  on_mesh = jax.shard_map(
+      on_device, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(axis) if per_anchor else PartitionSpec())
+  if not reshard:
+    return jax.jit(on_mesh)
+  return jax.jit(lambda *arrays: on_mesh(
+      *(jax.sharding.reshard(x, NamedSharding(mesh, spec)) for x, spec in zip(arrays, specs))))

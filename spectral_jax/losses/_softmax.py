@@ -9,7 +9,7 @@ An anchor that has no negatives has `E_i = -inf`: each docstring says what its l
 import jax
 import jax.numpy as jnp
 
-from spectral_jax import _arrays
+from spectral_jax import _arrays, _eager
 from spectral_jax.losses import _common, _engine
 from spectral_jax.losses._statistics import LogSumExp
 from spectral_jax.losses._tiles import side
@@ -19,14 +19,24 @@ LSE = LogSumExp()
 
 def with_positive(energy, positive):
   """`-s^+ + log(e^{s^+} + e^E)`: the positive stands in the denominator; 0 without negatives."""
-  some = energy > -jnp.inf
-  return jnp.where(some, jax.nn.softplus(jnp.where(some, energy, 0.0) - positive), 0.0)
+  some = energy != -jnp.inf
+  return jnp.where(some, jax.nn.softplus(jnp.where(some, energy, 0.0) - positive), _zero_or_nan(positive))
 
 
 def without_positive(energy, positive):
   """`-s^+ + E`: the positive is left out of the denominator; 0 without negatives."""
-  some = energy > -jnp.inf
-  return jnp.where(some, jnp.where(some, energy, 0.0) - positive, 0.0)
+  some = energy != -jnp.inf
+  return jnp.where(some, jnp.where(some, energy, 0.0) - positive, _zero_or_nan(positive))
+
+
+def _zero_or_nan(positive):
+  """What an anchor without negatives is worth: 0, but NaN where its embeddings are."""
+  return jnp.where(jnp.isnan(positive), positive, 0.0)
+
+
+def has_term(energy, positive):
+  """Whether a loss without the positive in the denominator is defined; an anchor of NaN is not left out of the mean."""
+  return (energy != -jnp.inf) | jnp.isnan(positive)
 
 
 def both_views(views, root, group, how):
@@ -40,6 +50,7 @@ def both_views(views, root, group, how):
   return energies, _common.dot_rows(views.u * root, views.v * root)
 
 
+@_eager.compiled("symmetric", *_common.SETTINGS, temperature=_arrays.positive)
 def info_nce(u, v, *, temperature=0.1, negatives=None, symmetric=False, normalize=True, where=None, reduction="mean",
              tile_size=None, matmul_dtype=None, axis_name=None):
   """InfoNCE across views: each `u_i` picks its `v_i` among all rows of `v`, and of a queue.
@@ -54,12 +65,13 @@ def info_nce(u, v, *, temperature=0.1, negatives=None, symmetric=False, normaliz
     negatives: `(k, d)` further negatives that every anchor sees, such as a queue; not differentiated through unless
       they depend on the variables.
     symmetric: average with the loss in which u and v are exchanged (CLIP, arXiv 2103.00020).
-    normalize: L2-normalise rows; a zero row stays zero and has zero gradient.
-    where: `(n,)` booleans, the rows that count, as anchors and as negatives.
+    normalize: L2-normalize rows; a zero row stays zero and has zero gradient.
+    where: `(n,)` booleans, the rows that count, as anchors and as negatives; None is all of them.
     reduction: "mean" over the anchors that count, or "none": `(n,)` values, 0 where masked.
-    tile_size: number of anchor rows whose similarities are alive at once; None picks by size. From n on it is the dense
-      form, the only one with forward-mode derivatives. The result does not depend on it.
-    matmul_dtype: round the factors of matrix products to this dtype (bfloat16, say), accumulating in float32.
+    tile_size: number of anchor rows whose similarities are alive at once; None picks by size, n and more are the dense
+      form. The result does not depend on it.
+    matmul_dtype: round the factors of matrix products to this dtype (bfloat16, say), accumulating in float32; None
+      does not round.
     axis_name: inside `shard_map`, the mesh axis over which the rows are sharded; negatives are then global.
 
   Returns:
@@ -96,7 +108,7 @@ def info_nce(u, v, *, temperature=0.1, negatives=None, symmetric=False, normaliz
 
 def _log_add(a, b):
   """`log(e^a + e^b)`, with zero derivatives, not NaN, where both are -inf."""
-  some = (a > -jnp.inf) | (b > -jnp.inf)
+  some = (a != -jnp.inf) | (b != -jnp.inf)
   return jnp.where(some, jnp.logaddexp(jnp.where(some, a, 0.0), jnp.where(some, b, 0.0)), -jnp.inf)
 
 
@@ -104,9 +116,10 @@ def _queue(negatives, u, normalize):
   queue = _arrays.matrix("negatives", negatives).astype(u.dtype)
   if queue.shape[1] != u.shape[1]:
     raise ValueError(f"negatives must have shape (k, {u.shape[1]}), as many columns as u, got {queue.shape}")
-  return _arrays.unit_rows(queue) if normalize else queue
+  return _arrays.unit_rows(queue) if normalize else _common.nan_rows(queue)
 
 
+@_eager.compiled(*_common.SETTINGS, temperature=_arrays.positive)
 def nt_xent(u, v, *, temperature=0.5, normalize=True, where=None, reduction="mean", tile_size=None, matmul_dtype=None,
             axis_name=None):
   """NT-Xent, SimCLR's loss: 2n anchors, each with 2n-2 negatives from both views.
@@ -117,14 +130,21 @@ def nt_xent(u, v, *, temperature=0.5, normalize=True, where=None, reduction="mea
     u: `(n, d)` embeddings of the first view.
     v: `(n, d)` embeddings of the second view, row by row.
     temperature: tau, > 0, a number or a traced scalar; 0.5 is SimCLR's choice for CIFAR-10 (appendix B.9).
-    normalize, where, reduction, tile_size, matmul_dtype, axis_name: as in `info_nce`; with "none", the mean of the
-      two views' values of each image.
+    normalize: L2-normalize rows; a zero row stays zero and has zero gradient.
+    where: `(n,)` booleans, the rows that count, as anchors and as negatives; None is all of them.
+    reduction: "mean" over the images that count, or "none": `(n,)`, each image's mean over its two views, 0 where masked.
+    tile_size: number of anchor rows whose similarities are alive at once; None picks by size, n and more are the dense
+      form. The result does not depend on it.
+    matmul_dtype: round the factors of matrix products to this dtype (bfloat16, say), accumulating in float32; None
+      does not round.
+    axis_name: inside `shard_map`, the mesh axis over which the rows are sharded; negatives are then global.
 
   Returns:
     A scalar, or `(n,)`; nats, at least float32. An image without negatives has loss 0.
 
   Raises:
-    TypeError, ValueError: as `info_nce`.
+    TypeError: embeddings that are not floating-point, a mask that is not boolean.
+    ValueError: shapes that do not fit, `temperature <= 0`, an unknown `reduction`.
 
   Example:
     >>> import jax.numpy as jnp
@@ -141,6 +161,7 @@ def nt_xent(u, v, *, temperature=0.5, normalize=True, where=None, reduction="mea
   return _common.reduce(values, views.valid, reduction, axis_name)
 
 
+@_eager.compiled(*_common.SETTINGS, temperature=_arrays.positive)
 def dcl(u, v, *, temperature=0.1, normalize=True, where=None, reduction="mean", tile_size=None, matmul_dtype=None,
         axis_name=None):
   """Decoupled contrastive loss: NT-Xent without the positive in the denominator.
@@ -151,13 +172,21 @@ def dcl(u, v, *, temperature=0.1, normalize=True, where=None, reduction="mean", 
     u: `(n, d)` embeddings of the first view.
     v: `(n, d)` embeddings of the second view, row by row.
     temperature: tau, > 0, a number or a traced scalar; 0.1 is the paper's default.
-    normalize, where, reduction, tile_size, matmul_dtype, axis_name: as in `nt_xent`.
+    normalize: L2-normalize rows; a zero row stays zero and has zero gradient.
+    where: `(n,)` booleans, the rows that count, as anchors and as negatives; None is all of them.
+    reduction: "mean" over the images that count, or "none": `(n,)`, each image's mean over its two views, 0 where masked.
+    tile_size: number of anchor rows whose similarities are alive at once; None picks by size, n and more are the dense
+      form. The result does not depend on it.
+    matmul_dtype: round the factors of matrix products to this dtype (bfloat16, say), accumulating in float32; None
+      does not round.
+    axis_name: inside `shard_map`, the mesh axis over which the rows are sharded; negatives are then global.
 
   Returns:
     A scalar, or `(n,)`; nats, at least float32. An image without negatives has value 0 and is left out of the mean.
 
   Raises:
-    TypeError, ValueError: as `info_nce`.
+    TypeError: embeddings that are not floating-point, a mask that is not boolean.
+    ValueError: shapes that do not fit, `temperature <= 0`, an unknown `reduction`.
 
   Example:
     >>> import jax.numpy as jnp
@@ -171,9 +200,10 @@ def dcl(u, v, *, temperature=0.1, normalize=True, where=None, reduction="mean", 
   root = _common.inverse_root(temperature, views.u.dtype)
   energies, positive = both_views(views, root, views.image, _common.how(len(views.u), tile_size, matmul_dtype, axis_name))
   values = without_positive(energies, positive).mean(0)
-  return _common.reduce(values, views.valid & (energies[0] > -jnp.inf), reduction, axis_name)
+  return _common.reduce(values, views.valid & has_term(energies[0], positive), reduction, axis_name)
 
 
+@_eager.compiled("energy", *_common.SETTINGS, temperature=_arrays.positive)
 def dhel(u, v, *, temperature=0.3, energy="mean", normalize=True, where=None, reduction="mean", tile_size=None,
          matmul_dtype=None, axis_name=None):
   """Decoupled hyperspherical energy loss: the negatives of a view are that view's other rows, and only those.
@@ -187,13 +217,21 @@ def dhel(u, v, *, temperature=0.3, energy="mean", normalize=True, where=None, re
     temperature: tau, > 0, a number or a traced scalar; 0.3 as in the paper's experiments.
     energy: "anchor", "mean" or "sum". "mean" is "anchor" averaged with u and v exchanged; "sum" weights uniformity
       twice as much against alignment.
-    normalize, where, reduction, tile_size, matmul_dtype, axis_name: as in `info_nce`.
+    normalize: L2-normalize rows; a zero row stays zero and has zero gradient.
+    where: `(n,)` booleans, the rows that count, as anchors and as negatives; None is all of them.
+    reduction: "mean" over the anchors that count, or "none": `(n,)` values, 0 where masked.
+    tile_size: number of anchor rows whose similarities are alive at once; None picks by size, n and more are the dense
+      form. The result does not depend on it.
+    matmul_dtype: round the factors of matrix products to this dtype (bfloat16, say), accumulating in float32; None
+      does not round.
+    axis_name: inside `shard_map`, the mesh axis over which the rows are sharded; negatives are then global.
 
   Returns:
     A scalar, or `(n,)`; nats, at least float32. An anchor without negatives has value 0 and is left out of the mean.
 
   Raises:
-    TypeError, ValueError: as `info_nce`; an unknown `energy`.
+    TypeError: embeddings that are not floating-point, a mask that is not boolean.
+    ValueError: shapes that do not fit, `temperature <= 0`, an unknown `reduction` or `energy`.
 
   Example:
     >>> import jax.numpy as jnp
@@ -209,7 +247,7 @@ def dhel(u, v, *, temperature=0.3, energy="mean", normalize=True, where=None, re
   how = _common.how(len(views.u), tile_size, matmul_dtype, axis_name)
   rows = [side(x * root, views.image, views.valid) for x in (views.u, views.v)]
   energies = jnp.stack([_engine.within(LSE, row, how) for row in (rows[:1] if energy == "anchor" else rows)])
-  some = energies[0] > -jnp.inf
-  total = jnp.where(some, energies, 0.0).sum(0) if energy == "sum" else jnp.where(some, energies, 0.0).mean(0)
-  values = total - _common.dot_rows(rows[0].x, rows[1].x)
-  return _common.reduce(values, views.valid & some, reduction, axis_name)
+  total = energies.sum(0) if energy == "sum" else energies.mean(0)
+  positive = _common.dot_rows(rows[0].x, rows[1].x)
+  values = without_positive(total, positive)
+  return _common.reduce(values, views.valid & has_term(total, positive), reduction, axis_name)

@@ -63,9 +63,9 @@ class KernelSum:
   kernel: Callable
 
   def score(self, s, row_norms, col_norms, mask):
-    # Rounding can make a squared distance negative: such a pair counts as a coinciding one.
+    # Rounding can make a squared distance negative: such a pair counts as a coinciding one. NaN stays NaN.
     squared = row_norms + col_norms - 2.0 * s
-    return jnp.where(mask & (squared > 0), squared, 0.0)
+    return jnp.where(mask & ~(squared <= 0), squared, 0.0)
 
   def start(self, zeros):
     return zeros
@@ -83,7 +83,7 @@ class KernelSum:
     """`cotangent_i d value_i / d s_ij`, that is `-2 k'(r_ij^2) cotangent_i`; 0 at coinciding points."""
     del value
     _, derivative = jax.jvp(self.kernel, (score,), (jnp.ones_like(score),))
-    return jnp.where(mask & (score > 0), -2.0 * derivative * cotangent, 0.0)
+    return jnp.where(mask & ~(score <= 0), -2.0 * derivative * cotangent, 0.0)
 
   def norm_slope(self, slope):
     """The derivative with respect to the squared norm of either row of the pair, from that with respect to `s_ij`."""

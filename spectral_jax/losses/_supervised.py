@@ -3,11 +3,12 @@
 import jax.numpy as jnp
 from jax import lax
 
-from spectral_jax import _arrays
+from spectral_jax import _arrays, _eager
 from spectral_jax.losses import _common, _engine, _softmax
 from spectral_jax.losses._tiles import side
 
 
+@_eager.compiled("positive_in_denominator", *_common.SETTINGS, temperature=_arrays.positive)
 def nscl(u, v, labels, *, temperature=0.1, positive_in_denominator=False, normalize=True, where=None, reduction="mean",
          tile_size=None, matmul_dtype=None, axis_name=None):
   """Negatives-only supervised contrastive loss: the positive is the other view, the negatives are other classes' rows.
@@ -21,14 +22,22 @@ def nscl(u, v, labels, *, temperature=0.1, positive_in_denominator=False, normal
     labels: `(n,)` integers, the classes; any integers, they need not be 0..C-1.
     temperature: tau, > 0, a number or a traced scalar; 0.1.
     positive_in_denominator: see above.
-    normalize, where, reduction, tile_size, matmul_dtype, axis_name: as in `nt_xent`.
+    normalize: L2-normalize rows; a zero row stays zero and has zero gradient.
+    where: `(n,)` booleans, the rows that count, as anchors and as negatives; None is all of them.
+    reduction: "mean" over the images that count, or "none": `(n,)`, each image's mean over its two views, 0 where masked.
+    tile_size: number of anchor rows whose similarities are alive at once; None picks by size, n and more are the dense
+      form. The result does not depend on it.
+    matmul_dtype: round the factors of matrix products to this dtype (bfloat16, say), accumulating in float32; None
+      does not round.
+    axis_name: inside `shard_map`, the mesh axis over which the rows are sharded; negatives are then global.
 
   Returns:
     A scalar, or `(n,)`; nats, at least float32. An image without negatives has value 0; it is left out of the mean,
     unless the positive is in the denominator (its loss is then truly 0).
 
   Raises:
-    TypeError, ValueError: as `info_nce`; labels that are not integers or not of shape `(n,)`.
+    TypeError: embeddings that are not floating-point, a mask that is not boolean, labels that are not integers.
+    ValueError: shapes that do not fit, `temperature <= 0`, an unknown `reduction`.
 
   Example:
     >>> import jax.numpy as jnp
@@ -46,9 +55,10 @@ def nscl(u, v, labels, *, temperature=0.1, positive_in_denominator=False, normal
   if positive_in_denominator:
     return _common.reduce(_softmax.with_positive(energies, positive).mean(0), views.valid, reduction, axis_name)
   values = _softmax.without_positive(energies, positive).mean(0)
-  return _common.reduce(values, views.valid & (energies[0] > -jnp.inf), reduction, axis_name)
+  return _common.reduce(values, views.valid & _softmax.has_term(energies[0], positive), reduction, axis_name)
 
 
+@_eager.compiled(*_common.SETTINGS, temperature=_arrays.positive)
 def supcon(u, v, labels, *, temperature=0.1, normalize=True, where=None, reduction="mean", tile_size=None,
            matmul_dtype=None, axis_name=None):
   """Supervised contrastive loss, `L_out`: every row of the same class is a positive, averaged outside the logarithm.
@@ -61,14 +71,22 @@ def supcon(u, v, labels, *, temperature=0.1, normalize=True, where=None, reducti
     v: `(n, d)` embeddings of the second view, row by row.
     labels: `(n,)` integers, the classes; any integers.
     temperature: tau, > 0, a number or a traced scalar; 0.1 as in the paper.
-    normalize, where, reduction, tile_size, matmul_dtype, axis_name: as in `nt_xent`. Over a mesh axis each device also
-      holds the sums of the embeddings of each class, at most one row per image.
+    normalize: L2-normalize rows; a zero row stays zero and has zero gradient.
+    where: `(n,)` booleans, the rows that count, as anchors and as negatives; None is all of them.
+    reduction: "mean" over the images that count, or "none": `(n,)`, each image's mean over its two views, 0 where masked.
+    tile_size: number of anchor rows whose similarities are alive at once; None picks by size, n and more are the dense
+      form. The result does not depend on it.
+    matmul_dtype: round the factors of matrix products to this dtype (bfloat16, say), accumulating in float32; None
+      does not round.
+    axis_name: inside `shard_map`, the mesh axis over which the rows are sharded; negatives are then global.
+      Each device then also holds the sums of the embeddings of each class, at most one row per image.
 
   Returns:
     A scalar, or `(n,)`; nats, at least float32. A single image has loss 0.
 
   Raises:
-    TypeError, ValueError: as `info_nce`; labels that are not integers or not of shape `(n,)`.
+    TypeError: embeddings that are not floating-point, a mask that is not boolean, labels that are not integers.
+    ValueError: shapes that do not fit, `temperature <= 0`, an unknown `reduction`.
 
   Example:
     >>> import jax.numpy as jnp
@@ -91,8 +109,7 @@ def supcon(u, v, labels, *, temperature=0.1, normalize=True, where=None, reducti
   sums, counts = _class_sums(z, labels, views.valid, axis_name)
   same = sums - z.reshape(2, *views.u.shape)
   positives = (same * z.reshape(same.shape)).sum(-1) / jnp.maximum(2 * counts - 1, 1)
-  some = energies > -jnp.inf
-  values = jnp.where(some, jnp.where(some, energies, 0.0) - positives, 0.0).mean(0)
+  values = _softmax.without_positive(energies, positives).mean(0)
   return _common.reduce(values, views.valid, reduction, axis_name)
 
 
