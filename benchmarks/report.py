@@ -45,8 +45,8 @@ def _cpu_lines():
     return []
 
 
-def write(section, command, text):
-  """Replaces the part of docs/performance.md between `section`'s markers; the first line says how and where it was made."""
+def write(section, command, text, *, page=PAGE, note="Medians of one run."):
+  """Replaces the part of a page between `section`'s markers; the first line says how and where it was made."""
   begin, end = f"<!-- {section}:begin -->", f"<!-- {section}:end -->"
-  before, rest = PAGE.read_text().split(begin)
-  PAGE.write_text(f"{before}{begin}\nMade by `{command}`. {machine()}. Medians of one run.\n\n{text}\n{end}{rest.split(end)[1]}")
+  before, rest = page.read_text().split(begin)
+  page.write_text(f"{before}{begin}\nMade by `{command}`. {machine()}. {note}\n\n{text}\n{end}{rest.split(end)[1]}")

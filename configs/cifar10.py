@@ -9,7 +9,7 @@ Expected with 1,000 epochs of this ResNet-18 and batch: about 91% linear, as Sim
 (github.com/google-research/simclr, README).
 """
 
-from configs.defaults import get_defaults
+from spectral_jax.defaults import get_defaults
 
 
 def get_config(arg=None):

@@ -5,10 +5,11 @@
 Hardware: one accelerator of 16 GB or more. Time and accuracy: not yet measured.
 """
 
-from configs import cifar10
+from spectral_jax.config import load_config
 
 
 def get_config(arg=None):
-  config = cifar10.get_config(arg)
+  del arg
+  config = load_config("cifar10")
   config.data.name = "cifar100"
   return config

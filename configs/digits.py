@@ -6,7 +6,7 @@ Hardware: 2 CPU cores, 26 to 33 s of training. Mean of seeds 0, 1, 2 (raw pixels
 labels a class 0.930 (0.859), nearest neighbours 0.977 (0.964).
 """
 
-from configs.defaults import get_defaults
+from spectral_jax.defaults import get_defaults
 
 
 def get_config(arg=None):
@@ -19,7 +19,7 @@ def get_config(arg=None):
   config.augment.crop_scale = None
   config.augment.flip = False          # a mirrored 2 is no digit
   config.augment.jitter_strength = 0.0
-  config.augment.grey_prob = 0.0
+  config.augment.gray_prob = 0.0
   config.augment.affine.rotation_deg = 18.0
   config.augment.affine.scale = 0.18
   config.augment.affine.shear = 0.2

@@ -8,11 +8,12 @@ The classes are taken out of imagenet2012; or name a folder that holds only them
 Hardware: 8 accelerators of 16 GB. Time and accuracy: not yet measured.
 """
 
-from configs import imagenet1k
+from spectral_jax.config import load_config
 
 
 def get_config(arg=None):
-  config = imagenet1k.get_config(arg)
+  del arg
+  config = load_config("imagenet1k")
   config.batch_size = 1024
   config.epochs = 200
   config.data.classes = "imagenet100"

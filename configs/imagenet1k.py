@@ -10,7 +10,7 @@ Hardware: 32 accelerators of 16 GB. Time and accuracy: not yet measured. SimCLR'
 theirs, 6 hours on 32 TPU v3 (github.com/google-research/simclr, README), and 69.3% after 1,000 epochs (arXiv 2002.05709).
 """
 
-from configs.defaults import get_defaults
+from spectral_jax.defaults import get_defaults
 
 
 def get_config(arg=None):

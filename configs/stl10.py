@@ -5,7 +5,7 @@
 Hardware: one accelerator of 16 GB or more. Time and accuracy: not yet measured.
 """
 
-from configs.defaults import get_defaults
+from spectral_jax.defaults import get_defaults
 
 
 def get_config(arg=None):

@@ -1,6 +1,6 @@
-"""What the commands share: the `--config` flag, found from any folder, its keys checked before anything is loaded."""
+"""What the commands share: their flags, their first checks, how they end."""
 
-import importlib.util
+import os
 import pathlib
 import re
 import sys
@@ -8,37 +8,54 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from spectral_jax._names import nearest
+from spectral_jax._errors import ConfigError, RunError
+from spectral_jax.config import check_keys, find_config
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Where everything is left; by default a folder of runs/.")
 
-# configs/ lies beside the package, in a checkout as in an installation.
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-ERRORS = (ValueError, TypeError, FileNotFoundError, FloatingPointError, ImportError, RuntimeError)
+CACHE = "~/.cache/spectral_jax/compiled"
 
 
-def run(main, default="configs/digits.py"):
+def run(main, default="digits"):
   """Parses the flags and calls `main(config, name)`, with the resolved config and the config file's bare name.
 
-  An error of the kinds that the project raises on purpose ends the process with its message, without a traceback.
+  What the project raises on purpose ends the process with its message, without a traceback; a run that was asked to stop
+  ends with `preemption.EXIT_CODE`.
   """
   try:
     argv, path = resolved(sys.argv, default)
     check_keys(argv, path)
-  except ERRORS as error:
+    if "--workdir=" in argv:
+      raise ConfigError("--workdir= is empty; name a folder, or leave the flag out for one in runs/")
+  except ConfigError as error:
     sys.exit(f"Error: {error}")
-  holder = config_flags.DEFINE_config_file("config", path, "The config file of the run.", sys_argv=argv)
+  holder = config_flags.DEFINE_config_file("config", path, "The config file of the run: a name or a path.", sys_argv=argv)
+  flags.adopt_module_key_flags(sys.modules[__name__])
 
   def body(rest):
     if len(rest) > 1:
       raise app.UsageError(f"unexpected arguments {rest[1:]}; config keys are set as --config.KEY=VALUE")
-    logging.set_verbosity(logging.WARNING)  # JAX and orbax narrate
+    logging.set_verbosity(logging.ERROR)  # JAX and orbax narrate
+    keep_compiled()
+    from spectral_jax.preemption import EXIT_CODE, Preempted
     try:
       main(holder.value, pathlib.Path(path.split(":")[0]).stem)
-    except ERRORS as error:
+    except (ConfigError, RunError) as error:
       sys.exit(f"\nError: {error}")
+    except Preempted:
+      print("Stopped as asked; the same command goes on from here.", file=sys.stderr)
+      sys.exit(EXIT_CODE)
 
   app.run(body, argv)
+
+
+def keep_compiled():
+  """Keeps what XLA compiles in a folder of the user's cache, for later runs; `JAX_COMPILATION_CACHE_DIR` names another."""
+  import jax
+  if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(CACHE).expanduser()))
+  if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def resolved(argv, default):
@@ -51,50 +68,3 @@ def resolved(argv, default):
     elif word in ("-config", "--config") and i + 1 < len(argv):
       path = argv[i + 1] = find_config(argv[i + 1])
   return argv, path
-
-
-def find_config(name):
-  """Returns the path of a config file: as given, or beside the package; 'cifar10' stands for configs/cifar10.py."""
-  file, colon, argument = name.partition(":")
-  for candidate in (pathlib.Path(file), ROOT / file, ROOT / "configs" / f"{file}.py"):
-    if candidate.is_file():
-      return f"{candidate}{colon}{argument}"
-  shipped = sorted(p.stem for p in (ROOT / "configs").glob("[!_]*.py") if p.stem != "defaults")
-  raise FileNotFoundError(
-      f"--config={name}: there is no such file.{nearest(pathlib.Path(file).stem, shipped)} "
-      f"Configs that come with the package: {', '.join(shipped)}")
-
-
-def load_config(path):
-  """Returns `get_config()` of a config file, or `get_config(argument)` of 'FILE:argument'."""
-  file, colon, argument = path.partition(":")
-  spec = importlib.util.spec_from_file_location(pathlib.Path(file).stem, file)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  try:
-    return module.get_config(argument) if colon else module.get_config()
-  except AttributeError as error:  # the config is locked: a key that the defaults do not have
-    raise ValueError(f"{file}: {error}") from error
-
-
-def check_keys(argv, path):
-  """Raises ValueError for a `--config.KEY` that the config does not have, naming the nearest one."""
-  config = load_config(path)
-  known = keys(config)
-  for word in argv[1:]:
-    match = re.match(r"--?(?:no)?config\.([\w.]+)", word)
-    if match and match.group(1) not in known:
-      key = match.group(1)
-      in_another_section = [k for k in known if k.split(".")[-1] == key] if "." not in key else []
-      hint = f" Did you mean {in_another_section[0]!r}?" if in_another_section else nearest(key, known)
-      raise ValueError(f"--config.{key}: the config has no such key.{hint}")
-
-
-def keys(config, prefix=""):
-  """All keys of a config, sections included, with dots."""
-  found = []
-  for key, value in config.items():
-    found.append(prefix + key)
-    if hasattr(value, "items"):
-      found += keys(value, prefix + key + ".")
-  return found

@@ -5,12 +5,16 @@
 With no flag it runs configs/digits.py: real handwritten digits, a minute on a laptop's CPU.
 """
 
+from absl import flags
+
 from spectral_jax import command
+
+RESTART = flags.DEFINE_bool("restart", False, "Begin anew in a workdir that holds a run; that run is kept in a folder of it.")
 
 
 def main(config, name):
-  from spectral_jax.training.loop import main_job  # after the flags: a wrong one is answered at once
-  main_job(config, command.WORKDIR.value or f"runs/{name}")
+  from spectral_jax.job import main_job  # after the flags: a wrong one is answered at once
+  main_job(config, command.WORKDIR.value or f"runs/{name}", restart=RESTART.value)
 
 
 if __name__ == "__main__":

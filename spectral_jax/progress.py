@@ -21,7 +21,7 @@ class Lines:
     sys.stderr.flush()
 
 
-def bar(what, total, *, unit="images", initial=0, bar_format=None):
+def bar(what, total, *, unit="images", initial=0, bar_format=None, delay=1.0, leave=False, disable=False):
   """Returns a tqdm bar for `total` things; short work shows none, long work a line every ten seconds in a file.
 
   >>> with bar("decoding", 3) as progress:
@@ -30,7 +30,7 @@ def bar(what, total, *, unit="images", initial=0, bar_format=None):
   """
   terminal = sys.stderr.isatty()
   return tqdm.tqdm(
-      total=total, initial=initial, desc=what, unit=f" {unit}", leave=False, delay=1.0,
+      total=total, initial=initial, desc=what, unit=f" {unit}", leave=leave, delay=delay, disable=disable,
       file=sys.stderr if terminal else Lines(), dynamic_ncols=terminal, mininterval=0.2 if terminal else 10.0,
       bar_format=bar_format or "{desc}: {percentage:3.0f}%  {n_fmt}/{total_fmt}{unit}  {remaining} left")
 

@@ -13,32 +13,25 @@ import pathlib
 from absl import flags
 
 from spectral_jax import command
+from spectral_jax._errors import RunError
 
 BATCHES = flags.DEFINE_integer("batches", 50, "Batches K that the variance is taken over.", lower_bound=2)
 TRAIN_STEPS = flags.DEFINE_integer(
     "train_steps", 100, "Steps trained before the second measurement; 0: none.", lower_bound=0)
 
-COLUMNS = (("variance", "raw"), ("normalised", "normalised"), ("variance_ratio", "raw ratio"),
-           ("normalised_ratio", "norm. ratio"), ("predicted_ratio", "predicted"))
+COLUMNS = (("variance", "raw"), ("normalized", "normalized"), ("variance_ratio", "raw ratio"),
+           ("normalized_ratio", "norm. ratio"), ("predicted_ratio", "predicted"))
 
 
 def main(config, name):
   # After the flags: a wrong one is answered at once.
-  from spectral_jax.data import open_dataset
-  from spectral_jax.training.checks import check_batch, check_config
-  from spectral_jax.training.gradient_variance import gradient_variance
-  from spectral_jax.training.mesh import make_mesh
-  from spectral_jax.training.setup import prepare
+  from spectral_jax.studies.gradient_variance import gradient_variance
+  from spectral_jax.training.run import open_run
 
-  check_config(config)
-  mesh = make_mesh(config.model_parallel)
-  dataset = open_dataset(config.data)
-  check_batch(config, dataset.train.size, mesh)
-  run = prepare(config, dataset, mesh)
+  run = open_run(config)
   results = {}
   for steps in sorted({0, TRAIN_STEPS.value}):
-    state = trained(run, steps)
-    results[f"after {steps} steps"] = gradient_variance(run, state, batches=BATCHES.value)
+    results[f"after {steps} steps"] = gradient_variance(run, trained(run, steps), batches=BATCHES.value)
   folder = pathlib.Path(command.WORKDIR.value or "runs/variance")
   folder.mkdir(parents=True, exist_ok=True)
   text = table(results, name, BATCHES.value)
@@ -50,20 +43,15 @@ def main(config, name):
 
 def trained(run, steps):
   """The state after that many steps of the run's config on random batches."""
-  import jax.numpy as jnp
   import numpy as np
-
-  from spectral_jax.training.batches import epoch_indices
-
-  state, done, epoch = run.init(), 0, 0
-  while done < steps:
-    for index in epoch_indices(run.config.seed, epoch, run.dataset.train.size, run.config.batch_size)[:steps - done]:
-      state, metrics = run.step(state, {"index": jnp.asarray(index)}, run.images, run.labels)
-      done += 1
-    epoch += 1
+  state, step = run.init(), 0
+  while step < steps:
+    table = run.plan.random_table(step // run.steps_per_epoch)[:steps - step]
+    for batch in run.feed(table, step):
+      state, metrics = run.step(state, batch)
+      step += 1
   if steps and not np.isfinite(metrics["loss"]):
-    raise FloatingPointError(
-        f"the loss is {metrics['loss']} after {steps} steps; lower the learning rate or --train_steps")
+    raise RunError(f"the loss is {metrics['loss']} after {steps} steps; lower the learning rate or --train_steps")
   return state
 
 
@@ -74,32 +62,39 @@ def table(results, name, batches):
   for when, rows in results.items():
     lines += ["", f"{when:>15} " + " ".join(f"{title:>12}" for _, title in COLUMNS)]
     lines += [f"{method:>15} " + " ".join(f"{row[key]:12.4g}" for key, _ in COLUMNS) for method, row in rows.items()]
+    lines += [f"{'':15} {method}: {verdict(row)}" for method, row in rows.items() if method != "none"]
   return "\n".join(lines)
+
+
+def verdict(row):
+  """What a method's row says in words: the prediction is of the embedding gradients' bound, not of the parameters'."""
+  measured = "lowers" if row["normalized_ratio"] > 1 else "raises"
+  predicted = "a fall" if row["predicted_ratio"] > 1 else "a rise"
+  agreement = "as" if (row["normalized_ratio"] > 1) == (row["predicted_ratio"] > 1) else "where"
+  return (f"whitening {measured} the parameter gradient's variance, {agreement} the band, which bounds the gradient with "
+          f"respect to embeddings, predicts {predicted}")
 
 
 def save_picture(path, results):
   """Measured ratios beside the predicted one, for each method and stage."""
-  import matplotlib
-
-  matplotlib.use("Agg")
   import numpy as np
-  from matplotlib import pyplot as plt
+  from matplotlib.figure import Figure
 
-  figure, axes = plt.subplots(1, len(results), figsize=(5.2 * len(results), 3.6), layout="constrained", squeeze=False)
-  bars = (("variance_ratio", "raw", "#2b6cb0"), ("normalised_ratio", "scale-normalised", "#63b3ed"),
+  figure = Figure(figsize=(5.2 * len(results), 3.6), layout="constrained")
+  axes = figure.subplots(1, len(results), squeeze=False)
+  bars = (("variance_ratio", "raw", "#2b6cb0"), ("normalized_ratio", "scale-normalized", "#63b3ed"),
           ("predicted_ratio", "predicted by the band", "#dd6b20"))
   for axis, (when, rows) in zip(axes.flat, results.items()):
     methods = [method for method in rows if method != "none"]
-    for k, (key, label, colour) in enumerate(bars):
+    for k, (key, label, color) in enumerate(bars):
       axis.bar(np.arange(len(methods)) + 0.26 * (k - 1), [rows[m][key] - 1 for m in methods], 0.24,
-               bottom=1, color=colour, label=label)
+               bottom=1, color=color, label=label)
     axis.axhline(1, color="#222222", linewidth=0.8)
     axis.set_yscale("log")
     axis.set_xticks(range(len(methods)), methods)
     axis.set_title(f"Variance without over with whitening, {when}", fontsize=10)
   axes[0, 0].legend(fontsize=8, frameon=False)
   figure.savefig(path, dpi=110)
-  plt.close(figure)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import ml_collections
 import numpy as np
 import pytest
 
+from spectral_jax._errors import ConfigError
 from spectral_jax.augment import make_augment, two_views
 from spectral_jax.augment.crop import DRAWS, TRIES, box, cut
 from spectral_jax.augment.geometry import blur, warp, warp_matrix
@@ -17,8 +18,8 @@ from spectral_jax.augment.geometry import blur, warp, warp_matrix
 
 def config(**changes):
   return ml_collections.ConfigDict(dict(
-      crop_scale=None, flip=False, jitter_strength=0.0, jitter_prob=0.0, grey_prob=0.0, blur_prob=0.0,
-      solarise_prob=0.0, affine=dict(rotation_deg=0.0, scale=0.0, shear=0.0, shift=0.0)) | changes)
+      crop_scale=None, flip=False, jitter_strength=0.0, jitter_prob=0.0, gray_prob=0.0, blur_prob=0.0,
+      solarize_prob=0.0, affine=dict(rotation_deg=0.0, scale=0.0, shear=0.0, shift=0.0)) | changes)
 
 
 def image(seed=0, shape=(7, 6, 3)):
@@ -124,13 +125,13 @@ def test_flip_and_no_change():
   assert sum(flipped) + sum(straight) == 64 and 16 < sum(flipped) < 48
 
 
-def test_grey_solarise_and_jitter():
+def test_gray_solarize_and_jitter():
   x = image(shape=(6, 6, 3))
-  grey = views_of(config(grey_prob=1.0), x, 1)[0]
+  gray = views_of(config(gray_prob=1.0), x, 1)[0]
   weights = np.array([0.2989, 0.587, 0.114])
-  np.testing.assert_allclose(grey, np.repeat((x @ weights)[..., None], 3, -1), atol=1e-3)
-  solarised = views_of(config(solarise_prob=1.0), x, 1)[0]
-  np.testing.assert_allclose(solarised, np.where(x < 0.5, x, 1 - x), atol=1e-6)
+  np.testing.assert_allclose(gray, np.repeat((x @ weights)[..., None], 3, -1), atol=1e-3)
+  solarized = views_of(config(solarize_prob=1.0), x, 1)[0]
+  np.testing.assert_allclose(solarized, np.where(x < 0.5, x, 1 - x), atol=1e-6)
   jittered = views_of(config(jitter_strength=1.0, jitter_prob=0.5), x)
   kept = np.array([np.allclose(view, x, atol=1e-6) for view in jittered])
   assert 16 < kept.sum() < 48 and jittered.min() >= 0 and jittered.max() <= 1
@@ -141,14 +142,14 @@ def test_grey_solarise_and_jitter():
 
 def test_a_single_channel_keeps_its_colour():
   x = image(shape=(8, 8, 1))
-  everything = config(crop_scale=(0.2, 1.0), flip=True, jitter_strength=1.0, jitter_prob=1.0, grey_prob=1.0,
-                      blur_prob=1.0, solarise_prob=0.2, affine=dict(rotation_deg=10.0, scale=0.1, shear=0.1, shift=0.1))
+  everything = config(crop_scale=(0.2, 1.0), flip=True, jitter_strength=1.0, jitter_prob=1.0, gray_prob=1.0,
+                      blur_prob=1.0, solarize_prob=0.2, affine=dict(rotation_deg=10.0, scale=0.1, shear=0.1, shift=0.1))
   views = views_of(everything, x, 4, size=12)
   assert views.shape == (4, 12, 12, 1) and np.isfinite(views).all()
 
 
 def test_views_depend_on_key_index_and_view_alone():
-  settings = config(crop_scale=(0.2, 1.0), flip=True, jitter_strength=0.5, jitter_prob=0.8, grey_prob=0.2)
+  settings = config(crop_scale=(0.2, 1.0), flip=True, jitter_strength=0.5, jitter_prob=0.8, gray_prob=0.2)
   augment = make_augment(settings, 8)
   images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
   run = jax.jit(lambda key, index, x: two_views(augment, key, index, x))
@@ -172,11 +173,24 @@ def test_images_that_are_crops_are_not_cropped_again():
 
 
 @pytest.mark.parametrize("changes, message", [
-    (dict(grey_prob=1.5), "grey_prob must be a probability"),
-    (dict(jitter_strength=-1.0), "jitter_strength must not be negative"),
+    (dict(gray_prob=1.5), "gray_prob must be a probability"),
+    (dict(jitter_strength=-1.0), "config.augment.jitter_strength must be a number that is not negative"),
+    (dict(jitter_strength=float("nan")), "jitter_strength .* got nan"),
+    (dict(jitter_prob=float("nan")), "jitter_prob must be a probability"),
+    (dict(blur_prob="often"), "blur_prob must be a probability .* got 'often'"),
+    (dict(solarize_prob=-0.1), "solarize_prob must be a probability"),
+    (dict(flip=0.5), "flip must be True or False"),
+    (dict(crop_scale=(2.0, 1.0)), "0 < lo <= hi <= 1"),
+    (dict(crop_scale=(0.0, 1.0)), "0 < lo <= hi <= 1"),
+    (dict(crop_scale=(float("nan"), 1.0)), "0 < lo <= hi <= 1"),
+    (dict(crop_scale=0.2), "0 < lo <= hi <= 1"),
+    (dict(affine=dict(rotation_deg=float("nan"), scale=0.0, shear=0.0, shift=0.0)), "affine.rotation_deg .* got nan"),
+    (dict(affine=dict(rotation_deg=0.0, scale=0.0, shear=-1.0, shift=0.0)), "affine.shear"),
+    (dict(affine=dict(rotation_deg=0.0, scale=0.0, shear=0.0, shift=2.0)), "affine.shift .* leave the view"),
+    (dict(affine=dict(rotation=0.0)), "affine.rotation is not known; it has rotation_deg"),
     (dict(crop_scale=(0.5, 0.2)), "0 < lo <= hi <= 1"),
     (dict(affine=dict(rotation_deg=0.0, scale=1.0, shear=0.0, shift=0.0)), "affine.scale"),
 ])
 def test_bad_values_are_explained(changes, message):
-  with pytest.raises(ValueError, match=message):
+  with pytest.raises(ConfigError, match=message):
     make_augment(config(**changes), 8)

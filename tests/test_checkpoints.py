@@ -7,43 +7,49 @@ import types
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 
-from spectral_jax.training import checkpoints
-from spectral_jax.training.batches import Tables, epoch_indices
-from spectral_jax.training.mesh import make_mesh, state_shardings
-from spectral_jax.training.state import State
-from spectral_jax.training.workdir import disk_errors
+from spectral_jax._errors import RunError
+from spectral_jax.mesh import make_mesh, state_shardings
+from spectral_jax.training.batches.tables import Tables, epoch_indices, of_stored, stored
+from spectral_jax.training.state import Learner, State
+from spectral_jax.workdir import checkpoints
+from spectral_jax.workdir.folder import disk_errors
 
-CONFIG = ml_collections.ConfigDict({"every_steps": 1, "keep": 2})
 HOST = {"seconds": 1.5, "timed": [2, 0.5], "last": {"loss": 1.0}}
+RULES = (("projector.*kernel", "columns"),)
 
 
-def example(step, mesh=None):
+def example(step, mesh=None, width=16):
   key = jax.random.fold_in(jax.random.key(0), step)
-  params = {"projector": {"kernel": jax.random.normal(key, (4, 16))}, "bias": jnp.ones(3, jnp.bfloat16)}
-  state = State(jnp.int32(step), jax.random.key_data(key), params, {}, {"mu": params, "count": jnp.int32(step)})
-  return jax.device_put(state, state_shardings(state, mesh or make_mesh(devices=jax.devices()[:1])))
+  params = {"projector": {"kernel": jax.random.normal(key, (4, width))}, "bias": jnp.ones(3, jnp.bfloat16)}
+  learner = Learner(params, {}, {"mu": params, "count": jnp.int32(step)})
+  state = State(jnp.int32(step), jax.random.key_data(key), {"main": learner})
+  return jax.device_put(state, state_shardings(state, mesh or make_mesh(devices=jax.devices()[:1]), RULES))
 
 
 def tables(epoch):
   return Tables(epoch, *(epoch_indices(0, e, 20, 4) for e in (epoch, epoch + 1)))
 
 
+def content(step, *arguments, **keywords):
+  return {"state": example(step, *arguments, **keywords)._asdict(), "tables": stored(tables(step))}
+
+
 def save_some(folder, steps, accuracies=None):
-  with checkpoints.open_checkpoints(folder, CONFIG) as manager:
+  with checkpoints.open_checkpoints(folder, 2) as manager:
     for step in steps:
-      metrics = {"knn_accuracy": accuracies[step]} if accuracies else None
-      checkpoints.save(manager, step, example(step), tables(step), HOST, metrics)
+      accuracy = (accuracies or {}).get(step)
+      checkpoints.save(manager, step, content(step), HOST, None if accuracy is None else {"knn_accuracy": accuracy})
     manager.wait_until_finished()
     return sorted(manager.all_steps())
 
 
-def restore(folder, mesh=None):
-  with checkpoints.open_checkpoints(folder, CONFIG) as manager:
-    return checkpoints.restore_latest(manager, example(0, mesh), tables(0))
+def restore(folder, mesh=None, **keywords):
+  with checkpoints.open_checkpoints(folder, 2) as manager:
+    found = checkpoints.restore_latest(manager, content(0, mesh, **keywords))
+  return found and (State(**found[0]["state"]), of_stored(found[0]["tables"]), found[1])
 
 
 def assert_equal(a, b):
@@ -62,32 +68,91 @@ def test_state_tables_and_numbers_come_back(tmp_path, devices, model_parallel):
   state, found, host = restore(tmp_path, mesh)
   assert_equal(state, example(3))
   assert_equal(found, tables(3))
-  assert host == HOST
-  assert state.params["projector"]["kernel"].sharding.mesh == mesh
+  assert host == {"format": checkpoints.FORMAT, **HOST}
+  assert state.learners["main"].params["projector"]["kernel"].sharding.mesh == mesh
 
 
-def test_the_last_few_and_the_best_are_kept(tmp_path):
-  assert save_some(tmp_path, [1, 2, 3, 4, 5], {1: 0.1, 2: 0.9, 3: 0.2, 4: 0.3, 5: 0.4}) == [2, 4, 5]
+def test_the_last_few_and_the_best_are_kept_and_the_best_is_named(tmp_path):
+  assert save_some(tmp_path, [1, 2, 3, 4, 5], {1: 0.1, 2: 0.9, 3: 0.2, 4: 0.3}) == [2, 4, 5]
+  with checkpoints.open_checkpoints(tmp_path, read_only=True) as manager:
+    assert checkpoints.best(manager) == (2, 0.9) and manager.best_step() == 2
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "remove"])
-def test_a_damaged_checkpoint_is_passed_over(tmp_path, damage, capsys):
-  save_some(tmp_path, [1, 2])
-  for file in (tmp_path / "checkpoints" / "2" / "arrays").rglob("d/*"):
+def files_of(folder, step):
+  """The files that hold a checkpoint's arrays."""
+  return [file for file in (folder / "checkpoints" / str(step) / "arrays").rglob("d/*") if file.is_file()]
+
+
+def damage(files, how):
+  for file in files:
     content = bytearray(file.read_bytes())
-    if damage == "truncate":
+    if how == "truncate":
       file.write_bytes(content[:len(content) // 2])
-    elif damage == "flip":
+    elif how == "flip":
       content[len(content) // 2] ^= 1
       file.write_bytes(content)
     else:
       file.unlink()
+
+
+@pytest.mark.parametrize("how", ["truncate", "flip", "remove"])
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, how, capsys):
+  save_some(tmp_path, [1, 2])
+  damage(files_of(tmp_path, 2), how)
   state, found, _ = restore(tmp_path)
   assert_equal(state, example(1))
   assert found.epoch == 1
   assert "checkpoint of step 2 is damaged" in capsys.readouterr().out
   assert len(list((tmp_path / "damaged_checkpoints").iterdir())) == 1
   assert save_some(tmp_path, [2]) == [1, 2]  # the step can be saved again
+
+
+def test_garbage_beside_the_arrays_is_damage_too(tmp_path):
+  save_some(tmp_path, [1, 2])
+  (tmp_path / "checkpoints" / "2" / "host" / "metadata").write_bytes(b"\x00garbage")
+  assert int(restore(tmp_path)[0].step) == 1
+
+
+def test_where_all_are_damaged_the_run_stops_until_told_to_begin_anew(tmp_path):
+  save_some(tmp_path, [1, 2])
+  for step in (1, 2):
+    damage(files_of(tmp_path, step), "truncate")
+  for _ in range(2):  # also the second time, when only the damaged ones' folder is left
+    with pytest.raises(RunError, match="No whole checkpoint is left.*--restart"):
+      restore(tmp_path)
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), MemoryError("no memory"),
+                                   ValueError("RESOURCE_EXHAUSTED: Out of memory")], ids=["EIO", "memory", "device memory"])
+def test_what_proves_no_damage_stops_the_run_and_moves_nothing(tmp_path, error, monkeypatch):
+  assert save_some(tmp_path, [1, 2]) == [1, 2]
+  reads = checkpoints.ocp.CheckpointManager.restore
+
+  def fails(manager, step, args):
+    if "arrays" in args:
+      raise error
+    return reads(manager, step, args=args)
+
+  monkeypatch.setattr(checkpoints.ocp.CheckpointManager, "restore", fails)
+  with pytest.raises(RunError, match="(?s)could not be read, though its files are those that were written; nothing was moved"):
+    restore(tmp_path)
+  monkeypatch.undo()
+  assert int(restore(tmp_path)[0].step) == 2
+
+
+def test_another_models_checkpoint_is_refused_and_kept(tmp_path):
+  save_some(tmp_path, [1, 2])
+  with pytest.raises(RunError, match="nothing was moved.*shape"):
+    restore(tmp_path, width=8)
+  assert int(restore(tmp_path)[0].step) == 2
+
+
+def test_an_older_format_is_refused_plainly(tmp_path, monkeypatch):
+  monkeypatch.setattr(checkpoints, "FORMAT", 1)
+  save_some(tmp_path, [1])
+  monkeypatch.undo()
+  with pytest.raises(RunError, match="has format 1 and this version of spectral_jax reads format 2"):
+    restore(tmp_path)
 
 
 def test_an_unfinished_write_is_cleared_away(tmp_path):
@@ -101,12 +166,14 @@ def test_the_fingerprint_sees_any_bit():
   state = example(1)
   whole = int(checkpoints.fingerprint(state))
   assert whole == int(checkpoints.fingerprint(example(1)))
-  kernel = np.array(state.params["projector"]["kernel"])
+  learner = state.learners["main"]
+  kernel = np.array(learner.params["projector"]["kernel"])
   for bit in (0, 31):
     words = kernel.copy().view(np.uint32)
     words[3, 7] ^= np.uint32(1 << bit)
-    params = {**state.params, "projector": {"kernel": jnp.asarray(words.view(np.float32))}}
-    assert int(checkpoints.fingerprint(state._replace(params=params))) != whole
+    params = {**learner.params, "projector": {"kernel": jnp.asarray(words.view(np.float32))}}
+    changed = state._replace(learners={"main": learner._replace(params=params)})
+    assert int(checkpoints.fingerprint(changed)) != whole
 
 
 def test_a_full_disk_is_called_so(tmp_path):
@@ -129,7 +196,7 @@ def test_a_checkpoint_without_room_is_not_begun(tmp_path, monkeypatch):
 
 LIMITED = """
 import pathlib, resource, sys
-from spectral_jax.training.events import Events
+from spectral_jax.workdir.tensorboard import Events
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 events = Events(pathlib.Path(sys.argv[1]))
 for step in range(1000):

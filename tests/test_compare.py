@@ -7,17 +7,18 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from spectral_jax import command, compare
-from spectral_jax.comparison import curves, page, rules, runs, statistics
-from spectral_jax.data import open_dataset
-from spectral_jax.training import loop
-from spectral_jax.training.mesh import make_mesh
+from spectral_jax import compare
+from spectral_jax.config import load_config
+from spectral_jax.evaluation import SCORES
+from spectral_jax.mesh import make_mesh
+from spectral_jax.studies import cases, curves, intervals, page, selection_rules
 
+FIGURES = [one.key for one in SCORES]
 TARGETS = {"linear_accuracy": 0.5, "knn_accuracy": 1.1}
 
 
 def tiny():
-  config = command.load_config(command.find_config("digits"))
+  config = load_config("digits")
   config.update_from_flattened_dict({
       "batch_size": 240, "epochs": 3, "log_every": 2, "diagnostics_every": 0, "eval_every_epochs": 1,
       "optimizer.warmup_epochs": 0, "model.width": 0.125, "model.projector_hidden": 8, "model.projector_dim": 8,
@@ -28,10 +29,13 @@ def tiny():
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
-  config, folder = tiny(), tmp_path_factory.mktemp("compared")
-  dataset, mesh = open_dataset(config.data), make_mesh(devices=jax.devices()[:1])
-  arguments = (config, dataset, mesh, folder, ["random", "hard_balanced"], [0, 1])
-  return runs.run_all(*arguments), arguments
+  folder = tmp_path_factory.mktemp("compared")
+  made = {(rule, seed): selection_rules.with_rule(tiny(), rule, seed)
+          for rule in ("random", "hard_balanced") for seed in (0, 1)}
+  arguments = ({f"{rule}-{seed}": config for (rule, seed), config in made.items()}, folder)
+  found, failures = cases.run_cases(*arguments, mesh=make_mesh(devices=jax.devices()[:1]))
+  assert not failures
+  return [{"rule": rule, "seed": seed, **found[f"{rule}-{seed}"]} for rule, seed in made], arguments
 
 
 def test_every_rule_and_seed_is_scored_on_one_schedule(compared):
@@ -40,7 +44,7 @@ def test_every_rule_and_seed_is_scored_on_one_schedule(compared):
   assert made == [("random", 0), ("random", 1), ("hard_balanced", 0), ("hard_balanced", 1)]
   for result in results:
     assert [p["step"] for p in result["curve"]] == [5, 10, 15] and result["curve"][-1]["examples"] == 3600
-    assert all(0 <= p[name] <= 1 for p in result["curve"] for name in runs.SCORES)
+    assert all(0 <= p[name] <= 1 for p in result["curve"] for name in FIGURES)
     seconds = [p["seconds"] for p in result["curve"]]
     assert seconds == sorted(seconds) and seconds[0] > 0
     assert (result["selection_seconds"] > 0) == (result["rule"] != "random")
@@ -48,7 +52,7 @@ def test_every_rule_and_seed_is_scored_on_one_schedule(compared):
 
 def test_runs_of_a_seed_share_all_but_the_batches(compared):
   results, _ = compared
-  curve = {(r["rule"], r["seed"]): [[p[name] for name in runs.SCORES] for p in r["curve"]] for r in results}
+  curve = {(r["rule"], r["seed"]): [[p[name] for name in FIGURES] for p in r["curve"]] for r in results}
   for seed in (0, 1):  # the first two epochs have random batches in every run: the same ones, from the same start
     assert curve["random", seed][:2] == curve["hard_balanced", seed][:2]
   assert curve["random", 0] != curve["random", 1]
@@ -56,13 +60,22 @@ def test_runs_of_a_seed_share_all_but_the_batches(compared):
 
 def test_what_is_there_is_not_done_again(compared, monkeypatch):
   results, arguments = compared
-  monkeypatch.setattr(loop, "train", None)
-  assert runs.run_all(*arguments) == results
+  monkeypatch.setattr(cases, "train", None)
+  assert list(cases.run_cases(*arguments)[0].values()) == [
+      {k: v for k, v in result.items() if k not in ("rule", "seed")} for result in results]
+
+
+def test_a_case_that_fails_costs_the_others_nothing(compared, tmp_path):
+  bad, good = tiny(), tiny()
+  bad.optimizer.update(name="sgd", learning_rate=1e30)
+  bad.epochs = good.epochs = 1
+  found, failures = cases.run_cases({"bad": bad, "good": good}, tmp_path, mesh=make_mesh(devices=jax.devices()[:1]))
+  assert list(found) == ["good"] and "loss" in failures["bad"]
 
 
 def test_table_picture_and_page(compared, tmp_path):
   results, _ = compared
-  summary = statistics.summarise(results, TARGETS)
+  summary = intervals.summarize(results, TARGETS)
   assert summary["random"]["linear_accuracy_target"]["reached"] == 2
   assert summary["hard_balanced"]["knn_accuracy_target"]["reached"] == 0
   about = {"command": "command", "date": "date", "hardware": "hardware", "setting": "setting.", "seeds": "0, 1",
@@ -80,30 +93,27 @@ def test_table_picture_and_page(compared, tmp_path):
 
 def test_intervals_are_students():
   values = np.random.default_rng(0).normal(size=5)
-  mean, half = statistics.interval(values)
+  mean, half = intervals.interval(values)
   low, high = stats.t.interval(0.95, 4, loc=values.mean(), scale=stats.sem(values))
   np.testing.assert_allclose([mean - half, mean + half], [low, high], rtol=1e-3)
-  for df, point in statistics.T_95.items():
-    assert point == pytest.approx(stats.t.ppf(0.975, df), abs=6e-4)
-  assert statistics.interval([2.0])[0] == 2.0 and math.isnan(statistics.interval([2.0])[1])
-  assert statistics.interval(np.arange(13.0))[1] == pytest.approx(2.179 * np.std(np.arange(13), ddof=1) / 13**0.5)
+  assert intervals.interval([2.0])[0] == 2.0 and math.isnan(intervals.interval([2.0])[1])
 
 
 def test_targets_count_the_first_point_that_reaches_them():
   curve = [{"step": s, "linear_accuracy": a} for s, a in ((1, 0.5), (2, 0.9), (3, 0.8), (4, 0.95))]
-  assert statistics.first_reaching(curve, "linear_accuracy", 0.9)["step"] == 2
-  assert statistics.first_reaching(curve, "linear_accuracy", 0.99) is None
+  assert intervals.first_reaching(curve, "linear_accuracy", 0.9)["step"] == 2
+  assert intervals.first_reaching(curve, "linear_accuracy", 0.99) is None
 
 
 def test_a_rule_without_a_coverage_chooses_from_all():
   config = tiny()
-  assert rules.with_rule(config, "pool_p1", 4).selection.policy == "P1"
-  assert rules.with_rule(config, "hard", 4).selection.coverage == "independent"
-  assert rules.with_rule(config, "greedy_min_oversampled", 4).selection.objective == "min"
-  assert rules.with_rule(config, "greedy_min_oversampled", 4).selection.coverage == "oversampled"
-  assert config.selection.rule == "random" and rules.with_rule(config, "random", 4).seed == 4
+  assert selection_rules.with_rule(config, "pool_p1", 4).selection.policy == "P1"
+  assert selection_rules.with_rule(config, "hard", 4).selection.coverage == "independent"
+  assert selection_rules.with_rule(config, "greedy_min_oversampled", 4).selection.objective == "min"
+  assert selection_rules.with_rule(config, "greedy_min_oversampled", 4).selection.coverage == "oversampled"
+  assert config.selection.rule == "random" and selection_rules.with_rule(config, "random", 4).seed == 4
   with pytest.raises(ValueError, match="'gredy_balanced' is not known. Did you mean 'greedy_balanced'"):
-    rules.with_rule(config, "gredy_balanced", 0)
+    selection_rules.with_rule(config, "gredy_balanced", 0)
 
 
 def test_seeds_are_checked():

@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spectral_jax import command
+from spectral_jax import config as config_files
+from spectral_jax._errors import ConfigError
+from spectral_jax.config import load_config
 from spectral_jax.data import open_dataset
-from spectral_jax.training.batches import epoch_indices
+from spectral_jax.training.batches.tables import epoch_indices
 from spectral_jax.training.checks import check_batch, check_config
-from spectral_jax.training.feed import feed
-from spectral_jax.training.mesh import make_mesh
-from spectral_jax.training.setup import prepare
-from spectral_jax.training.workdir import claim
+from spectral_jax.mesh import make_mesh
+from spectral_jax.training.run import prepare
+from spectral_jax.workdir.folder import claim
 
-CONFIGS = sorted(p.stem for p in (command.ROOT / "configs").glob("[!_]*.py") if p.stem != "defaults")
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+CONFIGS = config_files.shipped()
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +40,7 @@ def folder(tmp_path_factory):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_one_step_of_every_config(name, folder):
-  config = command.load_config(command.find_config(name))
+  config = load_config(name)
   check_config(config)
   config.batch_size, config.steps, config.microbatches = 8, 2, 1
   config.optimizer.warmup_epochs, config.loss.temperature = 0, 0.2
@@ -48,20 +50,20 @@ def test_one_step_of_every_config(name, folder):
     config.model.encoder = "resnet18"  # deeper ones take long to compile and have tests of their own
   run = prepare(config, open_dataset(config.data), make_mesh(devices=jax.devices()[:1]))
   state = run.init()
-  before = jax.device_get(state.params)
+  before = jax.device_get(state.learners)
   rows = epoch_indices(config.seed, 0, run.dataset.train.size, config.batch_size)
-  batch = next(iter(feed(rows, 0, run)))
-  state, metrics = run.observed_step(state, batch, run.images, run.labels)
+  batch = next(iter(run.feed(rows, 0)))
+  state, metrics = run.step(state, batch, observed=True)
   metrics = {key: float(value) for key, value in metrics.items()}
   assert int(state.step) == 1
   assert np.isfinite(list(metrics.values())).all()
   assert metrics["band_lower"] <= metrics["band_value"] <= metrics["band_upper"]
-  assert any((a != b).any() for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(jax.device_get(state.params))))
+  assert any((a != b).any() for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(jax.device_get(state.learners))))
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_headers_say_command_hardware_and_accuracy(name):
-  header = (command.ROOT / "configs" / f"{name}.py").read_text().split('"""')[1]
+  header = (ROOT / "configs" / f"{name}.py").read_text().split('"""')[1]
   assert "python -m spectral_jax.main" in header and "Hardware:" in header
   assert "not yet measured" in header or "%" in header or "0.9" in header
 
@@ -70,26 +72,26 @@ def test_headers_say_command_hardware_and_accuracy(name):
     ("optimizer.learning_rat", "optimizer.learning_rate"), ("batch_sise", "batch_size"),
     ("learning_rate", "optimizer.learning_rate"), ("los.name", "loss.name")])
 def test_a_wrong_key_names_the_nearest(key, nearest):
-  path = command.find_config("digits")
+  path = config_files.find_config("digits")
   with pytest.raises(ValueError, match=f"config.{key}.*Did you mean '{nearest}'"):
-    command.check_keys(["main", f"--config.{key}=1"], path)
-  command.check_keys(["main", f"--config.{nearest}=1", "--noconfig.augment.flip"], path)
+    config_files.check_keys(["main", f"--config.{key}=1"], path)
+  config_files.check_keys(["main", f"--config.{nearest}=1", "--noconfig.augment.flip"], path)
 
 
 def test_a_wrong_key_in_a_config_file(tmp_path):
   file = tmp_path / "mine.py"
-  file.write_text("from configs.defaults import get_defaults\n"
+  file.write_text("from spectral_jax.defaults import get_defaults\n"
                   "def get_config():\n  c = get_defaults()\n  c.optimizer.learning_rat = 1.0\n  return c\n")
   with pytest.raises(ValueError, match='Did you mean "learning_rate"'):
-    command.load_config(str(file))
+    config_files.load_config(str(file))
 
 
 def test_configs_are_found_from_any_folder(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   for name in ("cifar10", "configs/cifar10.py", "configs/cifar10.py:argument"):
-    assert pathlib.Path(command.find_config(name).split(":")[0]).is_file()
-  with pytest.raises(FileNotFoundError, match="Did you mean 'cifar10'"):
-    command.find_config("configs/cifr10.py")
+    assert pathlib.Path(config_files.find_config(name).split(":")[0]).is_file()
+  with pytest.raises(ConfigError, match="Did you mean 'cifar10'"):
+    config_files.find_config("configs/cifr10.py")
 
 
 @pytest.mark.parametrize("key, value, message", [
@@ -99,10 +101,10 @@ def test_configs_are_found_from_any_folder(tmp_path, monkeypatch):
     ("whitening.method", "zca2", "Did you mean 'zca'"),
     ("selection.rule", "greeedy", "Did you mean 'greedy'"),
     ("data.path", "memory", "resident"),
-    ("batch_size", 0, "batch_size must be at least 1"),
+    ("batch_size", 0, "batch_size must be at least 2"),
     ("epochs", 0, "both 0")])
 def test_wrong_values(key, value, message):
-  config = command.load_config(command.find_config("digits"))
+  config = load_config("digits")
   config.steps = 0
   config.update_from_flattened_dict({key: value})
   with pytest.raises(ValueError, match=message):
@@ -110,20 +112,21 @@ def test_wrong_values(key, value, message):
 
 
 def test_batches_that_do_not_fit():
-  config = command.load_config(command.find_config("digits"))
+  config = load_config("digits")
   one, eight = make_mesh(devices=jax.devices()[:1]), make_mesh(devices=jax.devices()[:8])
+  dataset = open_dataset(config.data)
   for mesh, batch, pieces, message in (
       (one, 2000, 1, "larger than the training set"), (eight, 100, 1, "use 96 or 104"),
       (one, 256, 3, "microbatches=3"), (eight, 64, 16, "divisor of 8")):
     config.batch_size, config.microbatches = batch, pieces
     with pytest.raises(ValueError, match=message):
-      check_batch(config, 1437, mesh)
+      check_batch(config, dataset, mesh)
   with pytest.raises(ValueError, match="model_parallel must divide"):
     make_mesh(3, jax.devices()[:8])
 
 
 def test_a_workdir_belongs_to_one_config_and_one_process(tmp_path):
-  config = command.load_config(command.find_config("digits"))
+  config = load_config("digits")
   with claim(tmp_path / "run", config) as folder:
     with pytest.raises(RuntimeError, match="another process"):
       with claim(folder, config):
@@ -142,6 +145,6 @@ def test_a_workdir_belongs_to_one_config_and_one_process(tmp_path):
 
 def test_the_command_answers_without_a_traceback():
   words = [sys.executable, "-m", "spectral_jax.main", "--config.batch_sise=3"]
-  result = subprocess.run(words, cwd=command.ROOT, capture_output=True, text=True)
+  result = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
   assert result.returncode == 1
   assert result.stderr.strip() == "Error: --config.batch_sise: the config has no such key. Did you mean 'batch_size'?"

@@ -60,12 +60,12 @@ def test_collapsed_and_empty_batches_report_finite_numbers():
 def test_gradient_variance_study(tmp_path):
   from spectral_jax import variance
   from spectral_jax.data import open_dataset
-  from spectral_jax.training.gradient_variance import gradient_variance
-  from spectral_jax.training.mesh import make_mesh
-  from spectral_jax.training.setup import prepare
-  from configs import digits
+  from spectral_jax.studies.gradient_variance import gradient_variance
+  from spectral_jax.mesh import make_mesh
+  from spectral_jax.training.run import prepare
+  from spectral_jax.config import load_config
 
-  config = digits.get_config()
+  config = load_config("digits")
   with config.unlocked():
     config.batch_size, config.model.width, config.model.projector_hidden, config.model.projector_dim = 64, 0.25, 32, 16
   run = prepare(config, open_dataset(config.data), make_mesh(config.model_parallel))

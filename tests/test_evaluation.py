@@ -10,7 +10,7 @@ from spectral_jax.data import Split
 from spectral_jax.evaluation import (
     few_shot_accuracy, linear_accuracy, split_features, split_images, split_pixels, spread)
 from spectral_jax.evaluation.probes import draw_shots, fit
-from spectral_jax.training.mesh import make_mesh
+from spectral_jax.mesh import make_mesh, replicated
 
 CLASSES, WIDTH = 3, 6
 
@@ -71,7 +71,8 @@ def test_features_do_not_depend_on_batches_or_devices(devices, batch_size):
   images = np.random.default_rng(0).integers(0, 256, (21, 4, 4, 1), np.uint8)
   split = Split(np.zeros(21, np.int32), 4, pixels=images)
   mesh = make_mesh(devices=jax.devices()[:devices])
-  encode = jax.jit(lambda variables, x: (x.reshape(len(x), -1) * variables, x[:, 0, 0] * 1.0))
+  encode = jax.jit(lambda variables, x: (x.reshape(len(x), -1) * variables, x[:, 0, 0] * 1.0),
+                   out_shardings=replicated(mesh))
   chosen = spread(21, 13)
   features, projections = split_features(encode, jnp.float32(2), split, chosen, batch_size=batch_size, mesh=mesh)
   np.testing.assert_array_equal(features, images[chosen].reshape(13, -1) * 2.0)

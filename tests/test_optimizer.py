@@ -7,7 +7,8 @@ import numpy as np
 import optax
 import pytest
 
-from spectral_jax.training.optimizer import make_optimizer, scaled_learning_rate, warmup_cosine
+from spectral_jax.training.optimizer import make_optimizer, peak_learning_rate, scaled_learning_rate, warmup_cosine, warmup_length
+from spectral_jax.training.step import Hyper
 
 
 def config(**changes):
@@ -25,8 +26,14 @@ PARAMS = {"kernel": np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4), "bia
           "scale": np.full(4, 2, np.float32)}
 
 
+def made(settings, batch_size, total_steps, steps_per_epoch):
+  """The optimizer and schedule of a run of that many steps."""
+  peak = peak_learning_rate(settings, batch_size)
+  return make_optimizer(settings)(Hyper({}, peak, warmup_length(settings, total_steps, steps_per_epoch), total_steps))
+
+
 def run(settings, steps=3, batch_size=256):
-  tx, schedule = make_optimizer(settings, batch_size, 10, 5)
+  tx, schedule = made(settings, batch_size, 10, 5)
   params = jax.tree.map(jnp.array, PARAMS)
   state = tx.init(params)
   for t in range(steps):
@@ -74,12 +81,12 @@ def test_adamw():
 
 
 def test_schedule():
-  _, schedule = make_optimizer(config(warmup_epochs=2, learning_rate=0.5), 512, 50, 5)
+  _, schedule = made(config(warmup_epochs=2, learning_rate=0.5), 512, 50, 5)
   rates = [float(schedule(t)) for t in range(51)]
   np.testing.assert_allclose(rates[:10], 1.0 * np.arange(1, 11) / 10, rtol=1e-6)
   expected = [0.5 * (1 + np.cos(np.pi * (t - 10) / 40)) for t in range(10, 51)]
   np.testing.assert_allclose(rates[10:], expected, atol=1e-6)
-  steps = make_optimizer(config(warmup_epochs=2, warmup_steps=3), 256, 50, 5)[1]
+  steps = made(config(warmup_epochs=2, warmup_steps=3), 256, 50, 5)[1]
   assert float(steps(1)) == pytest.approx(0.2 * 2 / 3) and float(steps(2)) == pytest.approx(0.2)
   assert float(warmup_cosine(1.0, 0, 1)(0)) == 1.0
 
@@ -88,7 +95,7 @@ def test_learning_rate_follows_the_batch():
   assert scaled_learning_rate(0.1, 1024) == pytest.approx(0.4)
   assert scaled_learning_rate(0.1, 1024, rule="sqrt") == pytest.approx(0.2)
   assert scaled_learning_rate(0.1, 1024, rule="none") == pytest.approx(0.1)
-  peak = lambda **changes: float(make_optimizer(config(**changes), 1024, 10, 5)[1](0))
+  peak = lambda **changes: float(made(config(**changes), 1024, 10, 5)[1](0))
   assert peak() == pytest.approx(0.8) and peak(scale_with_batch=False) == pytest.approx(0.2)
   assert peak(batch_scaling="sqrt") == pytest.approx(0.4)
 
@@ -96,11 +103,11 @@ def test_learning_rate_follows_the_batch():
 @pytest.mark.parametrize("changes, message", [
     (dict(name="lar"), "config.optimizer.name='lar' is not known. Did you mean 'lars'"),
     (dict(learning_rate=0.0), "learning_rate must be positive"),
-    (dict(weight_decay=-1.0), "weight_decay must not be negative"),
+    (dict(weight_decay=-1.0), "weight_decay must be finite and not negative"),
     (dict(momentum=1.0), r"momentum must be in \[0, 1\)"),
     (dict(warmup_epochs=3), "the warm-up takes 15 steps, but the run has 10"),
     (dict(batch_scaling="log"), "config.optimizer.batch_scaling"),
 ])
 def test_bad_values_are_explained(changes, message):
   with pytest.raises(ValueError, match=message):
-    make_optimizer(config(**changes), 256, 10, 5)
+    made(config(**changes), 256, 10, 5)

@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spectral_jax import command
+from spectral_jax.config import load_config
 from spectral_jax.data import open_dataset
 from spectral_jax.evaluation import split_features
-from spectral_jax.training import bank, checkpoints, loop, planner
-from spectral_jax.training.batches import epoch_indices
-from spectral_jax.training.feed import feed
-from spectral_jax.training.logs import read_metrics
-from spectral_jax.training.mesh import make_mesh, over_data
-from spectral_jax.training.setup import prepare
-from spectral_jax.training.state import averaged_variables, variables
+from spectral_jax.training import loop
+from spectral_jax.training.batches import planner
+from spectral_jax.training.batches.tables import epoch_indices, of_stored
+from spectral_jax.workdir.logs import read_metrics
+from spectral_jax.mesh import make_mesh, over_data
+from spectral_jax.training.run import prepare
+from spectral_jax.training.state import averaged_variables, main_learner, variables
+from spectral_jax.workdir import checkpoints
 
 # Batches of 240 of 1,437 digits: an epoch has 5 steps.
 SETTINGS = {
@@ -27,7 +28,7 @@ EPOCH = 5
 
 
 def config_of(**changes):
-  config = command.load_config(command.find_config("digits"))
+  config = load_config("digits")
   config.update_from_flattened_dict({**SETTINGS, **changes})
   return config
 
@@ -52,25 +53,25 @@ def whole(one_device, tmp_path_factory):
 
 def kept_tables(run, folder):
   """The tables and bank of every checkpoint."""
-  with checkpoints.open_checkpoints(folder, run.config.checkpoint) as manager:
-    return {step: checkpoints._restore(manager, step, run.init(), planner.first_tables(run))[1]
-            for step in manager.all_steps()}
+  example = loop._content(run.init(), planner.first_tables(run.plan, run.bank))
+  with checkpoints.open_checkpoints(folder, read_only=True) as manager:
+    return {step: of_stored(checkpoints.restore(manager, step, example)[0]["tables"]) for step in manager.all_steps()}
 
 
 def test_the_bank_is_the_encoders_embedding_of_every_training_image(one_device, digits):
   state = one_device.init()
   everything = np.arange(digits.train.size)
   _, z = split_features(
-      one_device.encode, variables(state), digits.train, everything, batch_size=512, mesh=one_device.mesh)
+      one_device.program.encode, variables(main_learner(state)), digits.train, everything, batch_size=512, mesh=one_device.mesh)
   z = np.asarray(z, np.float64)
   z /= np.linalg.norm(z, axis=1, keepdims=True)
-  rows = bank.make_refresh(one_device)(state)
+  rows = one_device.bank.refresh(state)
   np.testing.assert_allclose(rows, z, atol=1e-5)
   many = prepare(config_of(**{"bank.dtype": "bfloat16"}), digits, make_mesh(devices=jax.devices()[:8]))
-  spread = bank.make_refresh(many)(many.init())
+  spread = many.bank.refresh(many.init())
   assert spread.shape == (1440, 8) and spread.dtype == jnp.bfloat16 and spread.sharding == over_data(many.mesh)
-  assert spread.sharding == bank.empty_bank(many).sharding
-  gathered = bank.on_one_device(many, spread)
+  assert spread.sharding == many.bank.empty().sharding
+  gathered = many.bank.rows(spread)
   assert gathered.shape == (1437, 8) and len(gathered.devices()) == 1
   np.testing.assert_allclose(gathered.astype(jnp.float32), z, atol=2e-2)
 
@@ -81,7 +82,7 @@ def test_epochs_are_chosen_from_the_bank_of_the_epoch_before(one_device, whole):
   assert [tables[step].epoch for step in (7, 14, 21, 24)] == [1, 2, 4, 4]
   np.testing.assert_array_equal(tables[7].present, epoch_indices(0, 1, 1437, 240))
   for step in (7, 14):
-    expected, _ = planner.chosen_table(one_device, tables[step].epoch + 1, tables[step].bank)
+    expected, _ = planner.chosen_table(one_device.plan, tables[step].epoch + 1, one_device.bank.rows(tables[step].bank))
     np.testing.assert_array_equal(tables[step].following, expected)
     assert len(np.unique(expected)) == expected.size == 1200
     assert (expected != epoch_indices(0, tables[step].epoch + 1, 1437, 240)).any()
@@ -101,22 +102,22 @@ class Stopped(Exception):
   pass
 
 
-def stopping(step, calls):
-  """A step that works so many times."""
+def stopping(run, calls):
+  """The run with a step that works so many times."""
   left = iter(range(calls))
 
   def stops(*arguments):
     if next(left, None) is None:
       raise Stopped
-    return step(*arguments)
+    return run.program.step(*arguments)
 
-  return stops
+  return run._replace(program=run.program._replace(step=stops))
 
 
 def test_an_interrupted_run_ends_with_the_same_bits(one_device, whole, tmp_path):
   for calls in (8, 2, 10):  # goes on from the beginning, from step 7 and from step 7 again, then from 14
     with pytest.raises(Stopped):
-      loop.train(one_device._replace(step=stopping(one_device.step, calls)), tmp_path)
+      loop.train(stopping(one_device, calls), tmp_path)
   state, _ = loop.train(one_device, tmp_path)
   assert int(checkpoints.fingerprint(state)) == int(checkpoints.fingerprint(whole[0]))
   assert timeless(tmp_path) == timeless(whole[1])
@@ -128,9 +129,9 @@ def timeless(folder):
 
 
 @pytest.mark.parametrize("rule, coverage, more", [("pool", "independent", 1), ("hard", "oversampled", -1)])
-def test_other_rules_do_what_they_are_for(one_device, tmp_path, rule, coverage, more):
+def test_other_rules_do_what_they_are_for(one_device, digits, tmp_path, rule, coverage, more):
   config = config_of(**{"selection.rule": rule, "selection.coverage": coverage, "steps": 11})
-  loop.train(one_device._replace(config=config, total_steps=11), tmp_path)
+  loop.train(prepare(config, digits, one_device.mesh), tmp_path)
   [line] = [r for r in read_metrics(tmp_path) if "selection_seconds" in r]
   assert np.sign(line["selected_rank"] - line["random_rank"]) == more
 
@@ -143,9 +144,9 @@ def test_a_run_on_eight_devices_with_an_averaged_encoder_and_another_loss(digits
   assert sum("selection_seconds" in r for r in read_metrics(tmp_path)) == 1
 
 
-def test_the_bank_is_refreshed_when_the_config_says(one_device, tmp_path):
+def test_the_bank_is_refreshed_when_the_config_says(one_device, digits, tmp_path):
   config = config_of(**{"steps": 30, "bank.refresh_epochs": 3})
-  loop.train(one_device._replace(config=config, total_steps=30), tmp_path)
+  loop.train(prepare(config, digits, one_device.mesh), tmp_path)
   lines = [r for r in read_metrics(tmp_path) if "selection_seconds" in r]
   assert ["refresh_seconds" in line for line in lines] == [True, False, False, True]
 
@@ -154,13 +155,13 @@ def test_the_average_follows_the_parameters(digits):
   run = prepare(config_of(**{"bank.momentum": 0.75}), digits, make_mesh(devices=jax.devices()[:1]))
   state = run.init()
   leaf = lambda tree: np.asarray(jax.tree.leaves(tree)[0], np.float64)
-  average = leaf(state.params)
-  np.testing.assert_array_equal(leaf(state.average), average)
-  for batch in feed(epoch_indices(0, 0, digits.train.size, 240)[:3], 0, run):
-    state, _ = run.step(state, batch, run.images, run.labels)
-    average = 0.75 * average + 0.25 * leaf(state.params)
-  np.testing.assert_allclose(leaf(averaged_variables(state)["params"]), average, rtol=1e-5)
-  assert (leaf(state.average) != leaf(state.params)).any()
+  average = leaf(main_learner(state).params)
+  np.testing.assert_array_equal(leaf(main_learner(state).average), average)
+  for batch in run.feed(epoch_indices(0, 0, digits.train.size, 240)[:3], 0):
+    state, _ = run.step(state, batch)
+    average = 0.75 * average + 0.25 * leaf(main_learner(state).params)
+  np.testing.assert_allclose(leaf(averaged_variables(main_learner(state))["params"]), average, rtol=1e-5)
+  assert (leaf(main_learner(state).average) != leaf(main_learner(state).params)).any()
 
 
 def test_streamed_images_are_read_in_the_order_that_was_chosen(tmp_path):
@@ -179,14 +180,13 @@ def test_streamed_images_are_read_in_the_order_that_was_chosen(tmp_path):
   assert int(state.step) == 9
   tables = kept_tables(run, tmp_path / "run")[7]
   assert tables.epoch == 2 and len(np.unique(tables.present)) == 24
-  streamed = np.concatenate([b["index"] for b in feed(tables.present, 6, run)])
+  streamed = np.concatenate([b["index"] for b in run.feed(tables.present, 6)])
   np.testing.assert_array_equal(streamed, tables.present.ravel())
 
 
 @pytest.mark.parametrize("changes, message", [
     ({"selection.candidates": -1}, r"config\.selection: candidates must be at least 1"),
-    ({"selection.coverage": "independent", "selection.candidates": 1300},
-     "config.selection: candidates must be at most 1198"),
+    ({"selection.rule": "gcbs", "selection.coverage": "independent"}, 'config.selection: rule="gcbs" splits the examples'),
     ({"selection.objective": "target"}, "needs target"),
     ({"selection.target": 1.5}, r"target must lie in \(0, 1\]"),
     ({"selection.coverage": "everything"}, "coverage must be one of"),
@@ -197,4 +197,14 @@ def test_streamed_images_are_read_in_the_order_that_was_chosen(tmp_path):
 ])
 def test_a_selection_that_cannot_work_is_refused_before_training(changes, message):
   with pytest.raises(ValueError, match=message):
-    planner.check_selection(config_of(**changes), 1437)
+    config = config_of(**changes)
+    planner.check_bank(config.bank)
+    planner.check_selection(config, 1437)
+
+
+def test_epochs_choose_by_draws_of_their_own(one_device):
+  """From one bank, two epochs choose other batches, and one epoch the same ones again."""
+  rows = one_device.bank.rows(one_device.bank.refresh(one_device.init()))
+  first, again, other = (planner.chosen_table(one_device.plan, epoch, rows)[0] for epoch in (2, 2, 3))
+  np.testing.assert_array_equal(first, again)
+  assert (first != other).mean() > 0.9

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from spectral_jax import selection
 
@@ -16,3 +17,18 @@ def test_memory_is_linear_in_a_bank_of_a_million():
   epoch = jax.jit(lambda keys, bank: selection.epoch_batches(keys[0], bank, 4096))
   for compiled in (together.lower(keys, bank).compile(), epoch.lower(keys, bank).compile()):
     assert compiled.memory_analysis().temp_size_in_bytes < 1_300_000 * 128 * 4
+
+
+@pytest.mark.parametrize("rule, coverage", [
+    ("cluster", "balanced"), ("gcbs", "balanced"), ("b3", "balanced"), ("spectral", "balanced"),
+    ("submodular", "balanced"), ("submodular", "independent"), ("jest", "oversampled")])
+def test_memory_of_the_published_rules_is_linear(rule, coverage):
+  """Compiled, not run, for 1.3 million x 128: a few times the bank. A single byte for each pair would be 2,500 times."""
+  m = 1_300_000
+  bank = jax.ShapeDtypeStruct((m, 128), jnp.float32)
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  epoch = jax.jit(lambda key, bank: selection.epoch_batches(
+      key, bank, 256, rule=rule, coverage=coverage, reference=bank if rule == "jest" else None))
+  temporaries = epoch.lower(key, bank).compile().memory_analysis().temp_size_in_bytes
+  print(rule, coverage, temporaries / (m * 128 * 4))
+  assert temporaries < 8 * m * 128 * 4

@@ -9,20 +9,20 @@ import numpy as np
 import optax
 import pytest
 
-from spectral_jax import command, losses, spectrum
+from spectral_jax import losses, spectrum
+from spectral_jax.config import load_config
 from spectral_jax.data import open_dataset
 from spectral_jax.training import objective
-from spectral_jax.training.batches import epoch_indices
-from spectral_jax.training.feed import feed
-from spectral_jax.training.mesh import make_mesh, over_data
-from spectral_jax.training.objective import loss_names, make_objective, make_whitening, temperature_of
-from spectral_jax.training.setup import prepare
-from spectral_jax.training.state import State
-from spectral_jax.training.step import make_update
+from spectral_jax.training.batches.tables import epoch_indices
+from spectral_jax.mesh import make_mesh, over_data
+from spectral_jax.training.objective import loss_names, make_objective, make_whitening, objective_names, temperature_of
+from spectral_jax.training.run import prepare
+from spectral_jax.training.state import Learner
+from spectral_jax.training.step import make_gradient, make_update
 
 
 def config_of(**changes):
-  config = command.load_config(command.find_config("digits"))
+  config = load_config("digits")
   config.update_from_flattened_dict({
       "batch_size": 32, "model.width": 0.25, "model.projector_hidden": 16, "model.projector_dim": 8,
       "optimizer.name": "sgd", "optimizer.learning_rate": 0.1, "optimizer.warmup_epochs": 0, **changes})
@@ -39,8 +39,8 @@ def steps(config, mesh, observed=False):
   run = prepare(config, digits(), mesh)
   state = run.init()
   table = epoch_indices(0, 0, digits().train.size, config.batch_size)[:2]
-  for batch in feed(table, 0, run):
-    state, metrics = (run.observed_step if observed else run.step)(state, batch, run.images, run.labels)
+  for batch in run.feed(table, 0):
+    state, metrics = run.step(state, batch, observed)
   return jax.device_get(state), jax.device_get(metrics)
 
 
@@ -62,7 +62,7 @@ def test_a_step_is_a_function_of_seed_step_and_examples():
   first, _ = steps(config_of(), mesh)
   again, _ = steps(config_of(), mesh)
   other, _ = steps(config_of(seed=1), mesh)
-  equal = lambda a, b: all((x == y).all() for x, y in zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params)))
+  equal = lambda a, b: all((x == y).all() for x, y in zip(*(jax.tree.leaves(s.learners["main"].params) for s in (a, b))))
   assert equal(first, again) and not equal(first, other)
 
 
@@ -71,23 +71,23 @@ def test_update_differentiates_the_loss_of_the_embeddings():
 
   class Linear:
     def apply(self, variables, x, train, mutable):
-      z = x.reshape(len(x), -1) @ variables["params"]
+      z = x.reshape(len(x), -1) @ variables["params"]["w"]
       return (z, z), {}
 
   random = np.random.default_rng(0)
   w, views = jnp.asarray(random.normal(size=(4, 3))), jnp.asarray(random.normal(size=(6, 2, 2, 2, 1)))
   tx = optax.sgd(0.1)
-  state = State(jnp.int32(0), jax.random.key_data(jax.random.key(0)), w, {}, tx.init(w))
-  loss = config_of().loss
-  update = make_update(Linear(), tx, lambda step: 0.1, make_objective(loss), make_whitening(config_of().whitening))
-  new, metrics, (u, v) = update(state, views, None)
+  params = {"model": {"w": w}, "objective": {}}
+  learner, loss = Learner(params, {}, tx.init(params)), config_of().loss
+  update = make_update(make_gradient(Linear(), make_objective(loss), make_whitening(config_of().whitening)), tx)
+  measured, observed = update(learner, (views[:, 0], views[:, 1]), {"labels": jnp.zeros(6, int)}, loss.temperature)
   rows = views.reshape(6, 2, 4)
   by_hand = lambda w: losses.nt_xent(rows[:, 0] @ w, rows[:, 1] @ w, temperature=loss.temperature)
   value, gradient = jax.value_and_grad(by_hand)(w)
-  np.testing.assert_allclose(metrics["loss"], value, rtol=1e-6)
-  np.testing.assert_allclose(new.params, w - 0.1 * gradient, rtol=1e-5)
-  np.testing.assert_allclose(v, rows[:, 1] @ w, rtol=1e-5)
-  assert int(new.step) == 1
+  np.testing.assert_allclose(measured, value, rtol=1e-6)
+  np.testing.assert_allclose(observed.after.params["model"]["w"], w - 0.1 * gradient, rtol=1e-5)
+  np.testing.assert_allclose(observed.updates["model"]["w"], -0.1 * gradient, rtol=1e-5)
+  np.testing.assert_allclose(observed.embeddings[1], rows[:, 1] @ w, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["dcl", "dhel", "info_nce", "kcl", "nscl", "nt_xent", "supcon"])
@@ -98,7 +98,25 @@ def test_every_loss_is_found_by_its_name(name):
   function = getattr(losses, name)
   expected = function(u, v, labels) if name in ("nscl", "supcon") else function(u, v)
   config = ml_collections.ConfigDict({"name": name, "temperature": None, "kwargs": {}})
-  np.testing.assert_allclose(make_objective(config)(u, v, labels), expected, rtol=1e-6)
+  np.testing.assert_allclose(value_of(config, u, v, labels), expected, rtol=1e-6)
+
+
+def value_of(config, u, v, labels=None):
+  """The objective's value, at the loss's temperature."""
+  return make_objective(config).loss({}, {}, (u, v), {"labels": labels}, temperature_of(config))[0]
+
+
+def test_cross_entropy_has_a_head_of_its_own():
+  config = ml_collections.ConfigDict({"name": "cross_entropy", "temperature": None, "kwargs": {}})
+  assert "cross_entropy" in objective_names()
+  objective, labels = make_objective(config, num_classes=3), jnp.arange(8) % 3
+  params, memory = objective.init(jax.random.key(1), 4, 100)
+  u, v = jax.random.normal(jax.random.key(0), (2, 8, 4))
+  by_hand = []
+  for z in (np.asarray(u, np.float64), np.asarray(v, np.float64)):
+    logits = z @ np.asarray(params["head"]["kernel"], np.float64)
+    by_hand += [np.log(np.exp(row).sum()) - row[y] for row, y in zip(logits, np.asarray(labels))]
+  np.testing.assert_allclose(objective.loss(params, memory, (u, v), {"labels": labels}, None)[0], np.mean(by_hand), rtol=1e-5)
 
 
 def test_kernels_are_written_as_in_python():
@@ -106,7 +124,7 @@ def test_kernels_are_written_as_in_python():
   keywords = {"kernel": "imq(0.5)", "gamma": 4.0}
   config = ml_collections.ConfigDict({"name": "kcl", "temperature": None, "kwargs": keywords})
   expected = losses.kcl(u, v, kernel=losses.kernels.imq(0.5), gamma=4.0)
-  np.testing.assert_allclose(make_objective(config)(u, v, None), expected, rtol=1e-6)
+  np.testing.assert_allclose(value_of(config, u, v), expected, rtol=1e-6)
   config.kwargs.kernel = "gausian(2.0)"
   with pytest.raises(ValueError, match="Did you mean 'gaussian'"):
     make_objective(config)
@@ -131,7 +149,7 @@ def test_temperature_of_the_diagnostics_is_the_losss():
 def test_feed_keeps_the_order_and_sends_each_device_its_rows():
   run = prepare(config_of(), digits(), make_mesh(devices=jax.devices()[:4]))
   table = epoch_indices(0, 0, 1437, 32)[:5]
-  batches = list(feed(table, 0, run))
+  batches = list(run.feed(table, 0))
   np.testing.assert_array_equal(np.stack([b["index"] for b in batches]), table)
   assert batches[0]["index"].sharding == over_data(run.mesh)
 

@@ -1,16 +1,21 @@
 """Streaming: by index, in order, repeatable, the right pixels."""
 
+import dataclasses
+import pathlib
+import threading
+import time
+
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
 from PIL import Image
 
-from spectral_jax.augment.crop import DRAWS, box
+from spectral_jax._errors import ConfigError, RunError
+from spectral_jax.augment.crop import DRAWS, box, cut
 from spectral_jax.data import open_dataset
 from spectral_jax.data.decode import Undecodable
 from spectral_jax.data.stream import host_columns, uniform_draws
-
-pytest.importorskip("tensorflow")
 
 SIZES = [(40, 30), (33, 47), (24, 24), (64, 20)]
 
@@ -59,49 +64,40 @@ def test_a_crop_depends_on_seed_step_index_and_view_alone(data):
     assert not np.array_equal(resumed, next(iter(data.stream(TABLE[1:], **other)))["images"])
 
 
-def slow_bilinear(pixels, size):
-  """Each output pixel from the four around its centre, the border repeated."""
-  height, width, _ = pixels.shape
-  out = np.empty((size, size, 3))
+def slow_weights(n, size):
+  """How much each of n pixels counts in each of `size` equal parts: a triangle as wide as a part, or as a pixel."""
+  step = n / size
+  weights = np.zeros((size, n))
   for i in range(size):
-    for j in range(size):
-      y = min(max((i + 0.5) * height / size - 0.5, 0), height - 1)
-      x = min(max((j + 0.5) * width / size - 0.5, 0), width - 1)
-      y0, x0 = int(y), int(x)
-      y1, x1 = min(y0 + 1, height - 1), min(x0 + 1, width - 1)
-      upper = pixels[y0, x0] * (1 - x + x0) + pixels[y0, x1] * (x - x0)
-      lower = pixels[y1, x0] * (1 - x + x0) + pixels[y1, x1] * (x - x0)
-      out[i, j] = upper * (1 - y + y0) + lower * (y - y0)
-  return out
+    for j in range(n):
+      weights[i, j] = max(0.0, 1 - abs((i + 0.5) * step - 0.5 - j) / max(step, 1))
+    weights[i] /= weights[i].sum()
+  return weights
 
 
-@pytest.mark.parametrize("size", [6, 12])
+@pytest.mark.parametrize("size", [6, 12, 40])
 def test_crops_show_their_boxes(data, size):
-  """Against Pillow: decode the whole image, cut the box, resize with the same filter."""
+  """Against a loop, and against the crop on the device: the two paths show the same pixels."""
   batch = next(iter(data.stream(TABLE[:1], image_size=size, seed=5, crop_scale=(0.3, 0.6))))
-  shrunk = 0
   for i, index in enumerate(TABLE[0]):
     with Image.open(data.encoded.describe(index)) as file:
-      image = file.convert("RGB")
+      image = np.asarray(file.convert("RGB"), float)
     for view in range(2):
       uniforms = uniform_draws(5, 0, TABLE[0], 2)[i, view]
-      top, left, height, width = box(uniforms, image.height, image.width, (0.3, 0.6), xp=np)
-      expected = image.crop((left, top, left + width, top + height))
-      if max(height, width) > 2 * size:
-        expected = expected.resize((size, size), Image.Resampling.BILINEAR)
-        shrunk += 1
-      else:
-        expected = slow_bilinear(np.asarray(expected, float), size)
-      # Pillow weighs in fixed point, so its last grey level may differ.
-      np.testing.assert_allclose(batch["images"][view, i].astype(int), np.asarray(expected).astype(int), atol=2)
-  assert shrunk if size == 6 else shrunk < 6
+      where = box(uniforms, *image.shape[:2], (0.3, 0.6), xp=np)
+      top, left, height, width = where.astype(int)
+      part = image[top:top + height, left:left + width]
+      expected = np.einsum("iy,jx,yxc->ijc", slow_weights(height, size), slow_weights(width, size), part)
+      # Pillow weighs in fixed point and rounds after each axis.
+      np.testing.assert_allclose(batch["images"][view, i].astype(float), expected, atol=1.2)
+      np.testing.assert_allclose(batch["images"][view, i], cut(jnp.array(image), jnp.array(where), size), atol=1.2)
 
 
 def test_whole_images_are_those_of_the_resident_path(data):
   batches = list(data.stream([[0, 1, 2], [3, 4, 5], [6, 7]], train=False, views=1))
   assert [len(batch["index"]) for batch in batches] == [3, 3, 2]
   streamed = np.concatenate([batch["images"][0] for batch in batches])
-  np.testing.assert_allclose(streamed.astype(int), data.images().astype(int), atol=2)
+  np.testing.assert_array_equal(streamed, data.images())
 
 
 def test_a_broken_image_is_named(data, tmp_path):
@@ -143,9 +139,55 @@ def test_draws_are_uniform_and_independent():
     assert abs(np.corrcoef(draws.ravel(), other.ravel())[0, 1]) < 0.02
 
 
-def test_hosts_share_a_batch():
-  table = np.arange(24).reshape(3, 8)
-  parts = [host_columns(table, i, 4) for i in range(4)]
-  np.testing.assert_array_equal(np.concatenate(parts, axis=1), table)
-  with pytest.raises(ValueError, match="multiple of 3"):
-    host_columns(table, 0, 3)
+def test_hosts_share_a_batch_with_the_same_crops(data):
+  table = np.array([[3, 0, 7, 5], [1, 6, 2, 4]], np.int32)
+  whole = list(data.stream(table, seed=1, image_size=9))
+  for hosts in (1, 2, 4):
+    parts = [list(data.stream(table, columns=host_columns(4, i, hosts), seed=1, image_size=9)) for i in range(hosts)]
+    for t, batch in enumerate(whole):
+      for name, axis in (("images", 1), ("labels", 0), ("index", 0)):
+        np.testing.assert_array_equal(np.concatenate([part[t][name] for part in parts], axis=axis), batch[name])
+  read = []
+  spied = dataclasses.replace(data, encoded=dataclasses.replace(
+      data.encoded, read=lambda indices: read.extend(map(int, indices)) or data.encoded.read(indices)))
+  list(spied.stream(table, columns=host_columns(4, 1, 2)))
+  assert sorted(read) == [2, 4, 5, 7]
+  with pytest.raises(ConfigError, match="batch_size=8 cannot be shared evenly by 3 .* multiple of 3"):
+    host_columns(8, 0, 3)
+
+
+def test_stopping_early_leaves_no_thread_at_work(data):
+  batches = data.stream(np.zeros((1000, 8), np.int32), image_size=12)
+  next(batches)
+  batches.close()
+  deadline = time.monotonic() + 5
+  while any(thread.name.startswith("stream") for thread in threading.enumerate()) and time.monotonic() < deadline:
+    time.sleep(0.01)
+  assert not any(thread.name.startswith("stream") for thread in threading.enumerate())
+
+
+@pytest.fixture
+def two_classes(tmp_path):
+  for name in "ab":
+    (tmp_path / name).mkdir()
+    for i in range(4):
+      Image.effect_noise((64, 64), 50).save(tmp_path / name / f"{i}.jpg")
+  return open_dataset(ml_collections.ConfigDict(dict(
+      name="folder", data_dir=str(tmp_path), image_size=16, path="stream", test_fraction=0.3, classes="",
+      on_undecodable="error"))).train
+
+
+@pytest.mark.parametrize("harm, error, message", [
+    (lambda path: path.unlink(), RunError, "is gone: it was there when the data set was opened. Put it back"),
+    (lambda path: Image.effect_noise((32, 64), 50).save(path), RunError, "has changed: it was 64 x 64 .* is 32 x 64 now"),
+    (lambda path: path.write_bytes(path.read_bytes()[:300]), Undecodable, "cannot decode .*on_undecodable=skip"),
+    (lambda path: (path.unlink(), path.mkdir()), RunError, "cannot read .*Is a directory.*Check the disk"),
+])
+def test_a_file_that_is_lost_or_harmed_while_it_streams_is_named(two_classes, harm, error, message):
+  last = pathlib.Path(two_classes.encoded.describe(two_classes.size - 1))
+  batches = two_classes.stream(np.arange(two_classes.size)[:, None], prefetch=0)
+  next(batches)
+  harm(last)
+  with pytest.raises(error, match=message) as raised:
+    list(batches)
+  assert str(last) in str(raised.value)

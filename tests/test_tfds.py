@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from spectral_jax.data import open_dataset
-from spectral_jax.data.classes import wanted_classes
+from spectral_jax.data.classes import check_classes
 
 tf = pytest.importorskip("tensorflow")
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -96,7 +96,7 @@ def test_a_missing_test_part_is_held_out(tmp_path):
 
 
 def test_imagenet100_is_taken_out_of_a_larger_data_set(tmp_path):
-  wanted = wanted_classes("imagenet100")
+  wanted = check_classes("imagenet100")
   names = ["n00000000", *wanted]
   prepare(tmp_path, {"train": list(range(101)) * 2, "test": range(101)}, names, name="imagenet2012")
   for path in ("stream", "resident"):

@@ -65,10 +65,10 @@ def cut(image, box, size):
 def _weights(n, start, length, size):
   """`(size, n)`: how much each of n pixels counts in each of `size` equal parts of [start, start + length)."""
   step = length / size
-  centre = start + step * (jnp.arange(size) + 0.5) - 0.5
+  center = start + step * (jnp.arange(size) + 0.5) - 0.5
   pixel = jnp.arange(n)
   # A triangle as wide as the step when shrinking, so that nothing is skipped; pixels outside the box do not count.
-  weight = jnp.maximum(0, 1 - jnp.abs(centre[:, None] - pixel) / jnp.maximum(step, 1))
+  weight = jnp.maximum(0, 1 - jnp.abs(center[:, None] - pixel) / jnp.maximum(step, 1))
   weight = jnp.where((pixel >= start) & (pixel < start + length), weight, 0)
   return weight / jnp.sum(weight, axis=1, keepdims=True)
 

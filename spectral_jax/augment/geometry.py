@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 
 def warp_matrix(key, *, rotation_deg=0.0, scale=0.0, shear=0.0, shift=0.0):
-  """A random affine map from output to input coordinates around the centre, each a share of the image's side.
+  """A random affine map from output to input coordinates around the center, each a share of the image's side.
 
   `A = R(angle) [[1, k], [0, 1]] / s`, with angle uniform in +-`rotation_deg`, s in 1 +- `scale`, k in +-`shear`.
 
@@ -30,7 +30,7 @@ def warp(image, matrix, translation):
 
   Args:
     image: `(h, w, c)` float.
-    matrix: `(2, 2)`, acting on (down, across) pixels from the centre.
+    matrix: `(2, 2)`, acting on (down, across) pixels from the center.
     translation: `(2,)`, a share of the height and width.
 
   >>> image = jnp.arange(4.0).reshape(2, 2, 1)
@@ -38,11 +38,11 @@ def warp(image, matrix, translation):
   [[2.0, 3.0], [0.0, 0.0]]
   """
   height, width, _ = image.shape
-  centre = jnp.array([(height - 1) / 2, (width - 1) / 2])
+  center = jnp.array([(height - 1) / 2, (width - 1) / 2])
   grid = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij"))
-  from_centre = grid - centre[:, None, None]
-  source = jnp.einsum("ij,jhw->ihw", matrix, from_centre, precision=jax.lax.Precision.HIGHEST)
-  source = source + (centre + translation * jnp.array([height, width]))[:, None, None]
+  from_center = grid - center[:, None, None]
+  source = jnp.einsum("ij,jhw->ihw", matrix, from_center, precision=jax.lax.Precision.HIGHEST)
+  source = source + (center + translation * jnp.array([height, width]))[:, None, None]
   sample = lambda plane: jax.scipy.ndimage.map_coordinates(plane, list(source), order=1, mode="constant")
   return jax.vmap(sample, in_axes=-1, out_axes=-1)(image)
 

@@ -2,21 +2,22 @@
 
 Strengths are SimCLR's (Chen et al. 2020, arXiv 2002.05709, appendices A and B.9): for a strength s, brightness,
 contrast and saturation are multiplied by a uniform number in 1 +- 0.8 s and the hue is turned by up to 0.2 s, with
-probability 0.8; grey with probability 0.2; blur with probability 0.5, a deviation in (0.1, 2) pixels and a kernel of a
-tenth of the image. ImageNet has s = 1 and the blur; CIFAR-10 has s = 0.5 and none. Solarising is BYOL's (Grill et al.
+probability 0.8; gray with probability 0.2; blur with probability 0.5, a deviation in (0.1, 2) pixels and a kernel of a
+tenth of the image. ImageNet has s = 1 and the blur; CIFAR-10 has s = 0.5 and none. Solarizing is BYOL's (Grill et al.
 2020, arXiv 2006.07733, appendix B).
-The four colour operations come in a fixed order, not a random one: under vmap a random order costs all orders.
+The four color operations come in a fixed order, not a random one: under vmap a random order costs all orders.
 """
 
 import dm_pix as pix
 import jax
 import jax.numpy as jnp
 
+from spectral_jax.augment.check import check_augment
 from spectral_jax.augment.crop import cut, random_crop
 from spectral_jax.augment.geometry import blur, warp, warp_matrix
 
 BLUR_SIGMA = (0.1, 2.0)
-SOLARISE_THRESHOLD = 0.5
+SOLARIZE_THRESHOLD = 0.5
 
 
 def make_augment(config, image_size, *, cropped=False):
@@ -24,32 +25,32 @@ def make_augment(config, image_size, *, cropped=False):
 
   Args:
     config: ConfigDict with `crop_scale` ((lo, hi), the crop's share of the area; None or () for no crop), `flip`,
-      `jitter_strength` and `jitter_prob`, `grey_prob`, `blur_prob`, `solarise_prob`, and `affine` with half-widths
+      `jitter_strength` and `jitter_prob`, `gray_prob`, `blur_prob`, `solarize_prob`, and `affine` with half-widths
       `rotation_deg` (degrees), `scale`, `shear` and `shift` (shares; zeros leave the warp out).
     image_size: height and width of the view in pixels.
     cropped: the images are random crops already (the streaming path): no second one.
 
   Returns:
     `f(key, image)` from a float `(h, w, c)` image in [0, 1] to a float32 `(image_size, image_size, c)` view in [0, 1].
-    Colour operations are left out where c is not 3.
+    Color operations are left out where c is not 3.
 
   Raises:
-    ValueError: on a probability outside [0, 1], a crop scale outside (0, 1] or a negative strength.
+    ConfigError: on a value that no augmentation can have (`check_augment`).
 
   >>> import ml_collections
   >>> config = ml_collections.ConfigDict(dict(
-  ...     crop_scale=(0.2, 1.0), flip=True, jitter_strength=0.5, jitter_prob=0.8, grey_prob=0.2, blur_prob=0.0,
-  ...     solarise_prob=0.0, affine=dict(rotation_deg=0.0, scale=0.0, shear=0.0, shift=0.0)))
+  ...     crop_scale=(0.2, 1.0), flip=True, jitter_strength=0.5, jitter_prob=0.8, gray_prob=0.2, blur_prob=0.0,
+  ...     solarize_prob=0.0, affine=dict(rotation_deg=0.0, scale=0.0, shear=0.0, shift=0.0)))
   >>> augment = jax.jit(make_augment(config, 32))
   >>> augment(jax.random.key(0), jnp.ones((48, 48, 3))).shape
   (32, 32, 3)
   """
-  _check(config)
+  check_augment(config)
   scale = None if cropped or not config.crop_scale else tuple(config.crop_scale)
   affine = dict(config.affine or {})
 
   def augment(key, image):
-    crop_key, affine_key, flip_key, colour_key, blur_key, solarise_key = jax.random.split(key, 6)
+    crop_key, affine_key, flip_key, color_key, blur_key, solarize_key = jax.random.split(key, 6)
     image = image.astype(jnp.float32)
     if scale is not None:
       image = random_crop(crop_key, image, image_size, scale)
@@ -60,13 +61,13 @@ def make_augment(config, image_size, *, cropped=False):
     if config.flip:
       image = _sometimes(flip_key, 0.5, pix.flip_left_right, image)
     if image.shape[-1] == 3:
-      image = _colour(colour_key, image, config)
+      image = _color(color_key, image, config)
     if config.blur_prob:
       chance_key, sigma_key = jax.random.split(blur_key)
       sigma = jax.random.uniform(sigma_key, minval=BLUR_SIGMA[0], maxval=BLUR_SIGMA[1])
       image = _sometimes(chance_key, config.blur_prob, lambda x: blur(x, sigma, max(1, image_size // 20)), image)
-    if config.solarise_prob:
-      image = _sometimes(solarise_key, config.solarise_prob, lambda x: pix.solarize(x, SOLARISE_THRESHOLD), image)
+    if config.solarize_prob:
+      image = _sometimes(solarize_key, config.solarize_prob, lambda x: pix.solarize(x, SOLARIZE_THRESHOLD), image)
     return jnp.clip(image, 0.0, 1.0)
 
   return augment
@@ -101,8 +102,8 @@ def two_views(augment, key, indices, images):
   return view(0), view(1)
 
 
-def _colour(key, image, config):
-  chance_key, grey_key, factor_key = jax.random.split(key, 3)
+def _color(key, image, config):
+  chance_key, gray_key, factor_key = jax.random.split(key, 3)
   s = config.jitter_strength
   if s and config.jitter_prob:
     low, high = max(0.0, 1 - 0.8 * s), 1 + 0.8 * s
@@ -116,23 +117,11 @@ def _colour(key, image, config):
       return jnp.clip(pix.adjust_hue(pix.adjust_saturation(x, saturation), turn), 0, 1)
 
     image = _sometimes(chance_key, config.jitter_prob, jitter, image)
-  if config.grey_prob:
-    grey = lambda x: pix.rgb_to_grayscale(x, keep_dims=True)
-    image = _sometimes(grey_key, config.grey_prob, grey, image)
+  if config.gray_prob:
+    gray = lambda x: pix.rgb_to_grayscale(x, keep_dims=True)
+    image = _sometimes(gray_key, config.gray_prob, gray, image)
   return image
 
 
 def _sometimes(key, probability, operation, image):
   return jnp.where(jax.random.bernoulli(key, probability), operation(image), image)
-
-
-def _check(config):
-  for name in ("jitter_prob", "grey_prob", "blur_prob", "solarise_prob"):
-    if not 0 <= config[name] <= 1:
-      raise ValueError(f"config.augment.{name} must be a probability in [0, 1], got {config[name]}")
-  if config.jitter_strength < 0:
-    raise ValueError(f"config.augment.jitter_strength must not be negative, got {config.jitter_strength}")
-  if config.crop_scale and not (len(config.crop_scale) == 2 and 0 < config.crop_scale[0] <= config.crop_scale[1] <= 1):
-    raise ValueError(f"config.augment.crop_scale must be (lo, hi) with 0 < lo <= hi <= 1, got {config.crop_scale}")
-  if config.affine and not 0 <= config.affine.scale < 1:
-    raise ValueError(f"config.augment.affine.scale must be in [0, 1), got {config.affine.scale}")

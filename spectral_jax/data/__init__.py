@@ -1,6 +1,6 @@
-"""Data sets: scikit-learn's digits, folders of images and TensorFlow Datasets, resident or streamed."""
+"""Data sets: digits that come with a package, folders of images and TensorFlow Datasets, resident or streamed."""
 
 from spectral_jax.data.dataset import Dataset, Split
-from spectral_jax.data.open import open_dataset
+from spectral_jax.data.open import check_data, open_dataset
 
-__all__ = ["Dataset", "Split", "open_dataset"]
+__all__ = ["Dataset", "Split", "check_data", "open_dataset"]

@@ -5,17 +5,27 @@ from typing import Callable, Sequence
 
 import numpy as np
 
+from spectral_jax._errors import ConfigError
+
 # Decoded bytes up to which `path="auto"` stays resident; CIFAR takes 184 MB, ImageNet-100 at 224 pixels 19 GB.
 RESIDENT_BYTES = 2 * 1024**3
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-  """Images still encoded: `read(indices)` returns their bytes, `sizes` `(n, 2)` int32 are heights and widths."""
+  """Images still encoded: `read(indices)` returns their bytes, `sizes` `(n, 2)` int32 are upright heights and widths.
+
+  `describe(i)` names image i in an error.
+  """
   read: Callable[[np.ndarray], Sequence[bytes]]
   sizes: np.ndarray
   channels: int
   describe: Callable[[int], str]
+
+  def take(self, part):
+    """The images `part`, an array of indices."""
+    return Encoded(lambda indices: self.read(part[indices]), self.sizes[part], self.channels,
+                   lambda i: self.describe(part[i]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +57,12 @@ class Split:
     if self.resident:
       return self.pixels
     from spectral_jax.data.decode import decode_all
-    indices = np.arange(self.size)
-    blobs = (self.encoded.read(indices[i:i + 1])[0] for i in indices)
-    return decode_all(blobs, self.encoded.describe, size=self.image_size, channels=self.channels)[0]
+    return decode_all(self.encoded, self.size, size=self.image_size, channels=self.channels)[0]
+
+  def take(self, part):
+    """The examples `part`, an array of indices, as a split."""
+    own = dict(pixels=self.pixels[part]) if self.resident else dict(encoded=self.encoded.take(part))
+    return dataclasses.replace(self, labels=self.labels[part], **own)
 
   def stream(self, index_batches, **kwargs):
     """Batches of the given examples, in the given order; see `spectral_jax.data.stream.stream`."""
@@ -80,7 +93,7 @@ def fits_in_memory(count, image_size, channels=3):
 
 
 def same_depth(train, test):
-  """Both parts with 1 channel if all their images are grey, else both with 3."""
+  """Both parts with 1 channel if all their images are gray, else both with 3."""
   depth = max(train.channels, test.channels)
   return tuple(_with_channels(split, depth) for split in (train, test))
 
@@ -95,7 +108,7 @@ def _with_channels(split, depth):
 
 def check_fraction(fraction):
   if not 0 < fraction < 1:
-    raise ValueError(f"config.data.test_fraction must be between 0 and 1, got {fraction}")
+    raise ConfigError(f"config.data.test_fraction must be between 0 and 1, got {fraction}")
 
 
 def stratified_split(labels, fraction):
@@ -120,7 +133,7 @@ def stratified_split(labels, fraction):
   for label in np.unique(labels):
     members = random.permutation(np.flatnonzero(labels == label))
     if len(members) < 2:
-      raise ValueError(f"class {label} has one image and cannot be split into training and test; add images to it")
+      raise ConfigError(f"class {label} has one image and cannot be split into training and test; add images to it")
     test.append(members[:min(max(1, round(fraction * len(members))), len(members) - 1)])
   test = np.sort(np.concatenate(test))
   return np.setdiff1d(np.arange(len(labels)), test), test

@@ -1,21 +1,41 @@
-"""Encoded images to uint8 arrays of one size, with Pillow, in threads; and what becomes of undecodable ones."""
+"""From bytes to pixels: the one decoder that resident and streamed data share, with Pillow, in threads.
+
+What an image looks like does not depend on how it is read:
+
+- Its EXIF orientation is applied, so that a photograph stands upright. torchvision's `ImageFolder` and TensorFlow
+  Datasets ignore the tag and would show it on its side.
+- Transparent pixels are laid over white, the color of a page. The same two drop the transparency and show whatever
+  color lies hidden under it, often black.
+- 16-bit gray is scaled, `round(v / 257)`; torchvision cuts every value above 255 to 255.
+- Palettes and CMYK become RGB; gray stays one channel where all images are gray. Of an animation, the first frame.
+- JPEGs are decoded as libjpeg does by default (the accurate transform, smooth color); TensorFlow's default is faster
+  and a few levels off.
+- It is resized bilinearly with antialiasing, as on the device (`spectral_jax.augment.crop.cut`) and in torchvision.
+"""
 
 import concurrent.futures
+import contextlib
 import io
-import itertools
-import os
+import struct
 
 import numpy as np
 
-# Pillow lets go of the interpreter's lock while it decodes, so threads use all cores.
-THREADS = min(32, (os.cpu_count() or 1) + 1)
+from spectral_jax._errors import ConfigError, RunError
+from spectral_jax.data.cache import THREADS
+from spectral_jax.progress import bar
+
 # Images that a thread takes at a time.
 PORTION = 64
-# What Pillow raises at a broken file; its UnidentifiedImageError is an OSError.
-BROKEN = (OSError, ValueError, SyntaxError, EOFError)
+# Pillow's other formats are no photographs, and some of them start other programs.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
+GRAY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")
+ORIENTATION = 0x0112
+LYING = (5, 6, 7, 8)   # the orientations whose width is shown as height
+# Bytes that almost every image's header fits into.
+HEAD = 2**15
 
 
-class Undecodable(ValueError):
+class Undecodable(ConfigError):
   """An image that cannot be decoded; the message names it and says how to go on without it."""
 
   def __init__(self, name, reason):
@@ -33,111 +53,171 @@ def pillow():
   return Image
 
 
-def open_image(blob):
-  """The Pillow image in `blob`, its header read and its pixels not; raises one of `BROKEN`."""
-  return pillow().open(io.BytesIO(blob))
+def broken():
+  """What Pillow raises at a file that is broken or too large; its UnidentifiedImageError is an OSError."""
+  return OSError, ValueError, SyntaxError, EOFError, struct.error, pillow().DecompressionBombError
 
 
-def channels_of(mode):
-  """1 for Pillow's grey modes, 3 for all others."""
-  return 1 if mode in ("1", "L", "I", "I;16", "F") else 3
+def measure(blob, *, whole=False):
+  """`(height, width, channels)` of an encoded image as `decode` shows it, from its header alone.
 
+  Args:
+    blob: bytes of the image, or a function of a number n that returns the first n of them (None: all).
+    whole: also decode it, a JPEG at an eighth of its size, which still reads every byte.
 
-def inspect(blob, *, whole=False):
-  """`(height, width, channels)` from an image's header, or the exception that it raised.
-
-  `whole=True` also decodes it, a JPEG at an eighth of its size, which still reads every byte.
+  Returns:
+    Three integers, or the exception that Pillow raised.
   """
+  read = blob if callable(blob) else lambda n: blob[:n]
   try:
-    image = open_image(blob)
+    try:
+      image = _open(read(None if whole else HEAD))
+    except broken():
+      if whole:
+        raise
+      image = _open(read(None))
     width, height = image.size
-    channels = channels_of(image.mode)
+    channels, lying = channels_of(image), _turn(image) in LYING
     if whole:
       image.draft(None, (1, 1))
       image.load()
-    return height, width, channels
-  except BROKEN as error:
+    return (width, height, channels) if lying else (height, width, channels)
+  except broken() as error:
     return error
 
 
-def decode(blob, size, channels):
-  """One image as uint8 `(size, size, channels)`: its largest middle square, resized (bilinear) if need be."""
-  return _decode(blob, size, channels)[0]
+def channels_of(image):
+  """1 for a gray Pillow image, 3 for all others."""
+  return 1 if image.mode in GRAY_MODES else 3
 
 
-def _decode(blob, size, channels):
-  """The decoded image, and how many channels it came with."""
-  image = open_image(blob)
-  found = channels_of(image.mode)
-  return _fit(image.convert("L" if channels == 1 else "RGB"), size).reshape(size, size, channels), found
+def decode(blob, channels):
+  """The Pillow image in `blob`, upright, opaque and of 8 bits: "L" for 1 channel, "RGB" for 3."""
+  return _plain(_open(blob), channels)
+
+
+def square(image, size):
+  """A Pillow image's largest middle square as uint8 `(size, size, c)`."""
+  width, height = image.size
+  side = min(width, height)
+  return crop(image, ((height - side) // 2, (width - side) // 2, side, side), size)
+
+
+def crop(image, box, size):
+  """The part `box` (top, left, height, width) of a Pillow image as uint8 `(size, size, c)`, bilinear, antialiased."""
+  top, left, height, width = box
+  if (top, left, width, height) != (0, 0, *image.size):
+    # Cut first: Pillow's own `box` lets pixels outside it into the filter.
+    image = image.crop((left, top, left + width, top + height))
+  if image.size != (size, size):
+    image = image.resize((size, size), pillow().Resampling.BILINEAR)
+  return np.asarray(image).reshape(size, size, -1)
 
 
 def resize(array, size):
-  """A uint8 image `(h, w, c)` as `(size, size, c)`: its largest middle square, bilinear."""
-  channels = array.shape[-1]
-  image = pillow().fromarray(array[..., 0] if channels == 1 else array)
-  return _fit(image, size).reshape(size, size, channels)
+  """A uint8 image `(h, w, c)` as `(size, size, c)`: its largest middle square."""
+  return square(pillow().fromarray(array[..., 0] if array.shape[-1] == 1 else array), size)
 
 
-def _fit(image, size):
-  if image.size != (size, size):
-    side = min(image.size)
-    left, top = (image.size[0] - side) // 2, (image.size[1] - side) // 2
-    # Cut first: Pillow's own `box` lets pixels outside it into the filter.
-    image = image.crop((left, top, left + side, top + side)).resize((size, size), pillow().Resampling.BILINEAR)
-  return np.asarray(image)
+@contextlib.contextmanager
+def reading(name):
+  """Turns what the system says while `name` is read into a RunError that names it."""
+  try:
+    yield
+  except FileNotFoundError as error:
+    raise RunError(f"{name} is gone: it was there when the data set was opened. Put it back, or start again without it"
+                   ) from error
+  except OSError as error:
+    raise RunError(f"cannot read {name}: {error.strerror or error}. Check the disk and the permissions, then start "
+                   "again") from error
 
 
-def decode_all(blobs, describe, *, size, channels=None, on_undecodable="error"):
-  """Decodes an iterable of encoded images, a few at a time so that only the decoded ones pile up.
+def read_one(encoded, i):
+  """The bytes of image i; RunError if they cannot be read any more."""
+  with reading(encoded.describe(i)):
+    return encoded.read([i])[0]
+
+
+def decode_all(encoded, count, *, size, channels=None, on_undecodable="error"):
+  """Decodes the images 0 to `count - 1` of `encoded`, in threads.
 
   Args:
-    blobs: iterable of bytes.
-    describe: `describe(i)` names image i in an error.
-    size: side in pixels.
-    channels: 1 or 3; None: 1 if every image is grey, else 3.
+    encoded: an `Encoded`.
+    count: how many images it has.
+    size: side in pixels; of each image the largest middle square is shown.
+    channels: 1 or 3; None: 1 if every image is gray, else 3.
     on_undecodable: "error", or "skip" to leave such images out.
 
   Returns:
-    `(pixels (m, size, size, channels) uint8, kept (n,) bool)`.
+    `(pixels (m, size, size, channels) uint8, kept (count,) bool)`.
   """
-  depth = channels or 3
-  images, kept, grey = [], [], channels is None
+  pixels = np.empty((count, size, size, channels or 3), np.uint8)
+  kept, gray = np.ones(count, bool), np.ones(count, bool)
 
-  def attempt(blobs):
-    results = []
-    for blob in blobs:
+  def attempt(start):
+    for i in range(start, min(start + PORTION, count)):
+      blob = read_one(encoded, i)
       try:
-        results.append(_decode(blob, size, depth))
-      except BROKEN as error:
-        results.append(error)
-    return results
+        image = _open(blob)
+        gray[i] = channels_of(image) == 1
+        pixels[i] = square(_plain(image, pixels.shape[-1]), size)
+      except broken() as error:
+        if on_undecodable == "error":
+          raise Undecodable(encoded.describe(i), error) from error
+        kept[i] = False
+    return min(start + PORTION, count) - start
 
-  with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
-    for chunk in _chunks(blobs, THREADS * PORTION):
-      portions = pool.map(attempt, _chunks(chunk, PORTION))
-      for result in itertools.chain.from_iterable(portions):
-        failed = isinstance(result, Exception)
-        if failed and on_undecodable == "error":
-          raise Undecodable(describe(len(kept)), result) from result
-        kept.append(not failed)
-        if not failed:
-          images.append(result[0])
-          grey = grey and result[1] == 1
-  depth = 1 if grey else depth
-  pixels = np.empty((len(images), size, size, depth), np.uint8)
-  for i, image in enumerate(images):
-    # Of a grey image converted to RGB all three channels are the grey one.
-    pixels[i] = image[..., :depth]
-  return pixels, np.array(kept, bool)
+  pool = concurrent.futures.ThreadPoolExecutor(THREADS, thread_name_prefix="decode")
+  try:
+    with bar("decoding", count) as progress:
+      for done in pool.map(attempt, range(0, count, PORTION)):
+        progress.update(done)
+  finally:
+    pool.shutdown(cancel_futures=True)
+  # Of a gray image converted to RGB all three channels are the gray one.
+  depth = channels or (1 if gray[kept].all() else 3)
+  if depth < pixels.shape[-1]:
+    pixels = np.ascontiguousarray(pixels[..., :depth])
+  return pixels if kept.all() else pixels[kept], kept
 
 
-def _chunks(items, size):
-  chunk = []
-  for item in items:
-    chunk.append(item)
-    if len(chunk) == size:
-      yield chunk
-      chunk = []
-  if chunk:
-    yield chunk
+def _open(blob):
+  """The Pillow image in `blob`, its header read and its pixels not; raises one of `broken()`."""
+  image = pillow().open(io.BytesIO(blob), formats=FORMATS)
+  if min(image.size) < 1:
+    raise ValueError("it has no pixels")
+  return image
+
+
+def _plain(image, channels):
+  turn = _turn(image)
+  image.load()
+  if image.mode.startswith("I"):
+    # Scaled by hand: Pillow's own conversion cuts off. (v + 128) // 257 is round(v / 257).
+    values = np.asarray(image).astype(np.int64).clip(0, 65535)
+    image = pillow().fromarray(((values + 128) // 257).astype(np.uint8))
+  elif image.mode in ("LA", "RGBA", "PA") or "transparency" in image.info:
+    image = image.convert("RGBA")
+    page = pillow().new("RGBA", image.size, "white")
+    image = pillow().alpha_composite(page, image).convert("RGB")
+  image = image.convert("L" if channels == 1 else "RGB")
+  return image if turn == 1 else image.transpose(_transposes()[turn])
+
+
+def _turn(image):
+  """The EXIF orientation in an image's header, 1 to 8; 1, upright, where there is none or it is damaged."""
+  if not (stored := image.info.get("exif")):
+    return 1
+  exif = pillow().Exif()
+  try:
+    exif.load(stored)
+    turn = exif.get(ORIENTATION, 1)
+  except broken():
+    return 1
+  return turn if turn in range(1, 9) else 1
+
+
+def _transposes():
+  how = pillow().Transpose
+  return {2: how.FLIP_LEFT_RIGHT, 3: how.ROTATE_180, 4: how.FLIP_TOP_BOTTOM, 5: how.TRANSPOSE, 6: how.ROTATE_270,
+          7: how.TRANSVERSE, 8: how.ROTATE_90}

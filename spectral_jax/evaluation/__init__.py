@@ -1,8 +1,8 @@
-"""What a frozen representation is worth: nearest neighbours, linear probe, k-shot probe."""
+"""What a frozen representation is worth: nearest neighbors, linear probe, k-shot probe."""
 
-from spectral_jax.evaluation.features import make_encoder, split_features, split_images, split_pixels, spread
+from spectral_jax.evaluation.features import split_features, split_images, split_pixels, spread
 from spectral_jax.evaluation.probes import few_shot_accuracy, linear_accuracy
-from spectral_jax.evaluation.scores import score
+from spectral_jax.evaluation.scores import SCORES, score
 
-__all__ = ["few_shot_accuracy", "linear_accuracy", "make_encoder", "score", "split_features", "split_images",
+__all__ = ["SCORES", "few_shot_accuracy", "linear_accuracy", "score", "split_features", "split_images",
            "split_pixels", "spread"]

@@ -7,16 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spectral_jax.training.mesh import over_data, replicated
-
-
-def make_encoder(model, mesh):
-  """Returns `encode(variables, uint8 images (b, h, w, c)) -> (features, projections)`, jitted over the mesh."""
-
-  def encode(variables, images):
-    return model.apply(variables, images.astype(jnp.float32) / 255, train=False)
-
-  return jax.jit(encode, out_shardings=replicated(mesh))
+from spectral_jax import preemption, progress
+from spectral_jax.mesh import host_columns, local, over_data, place, place_columns
 
 
 def spread(size, limit=0):
@@ -31,14 +23,19 @@ def spread(size, limit=0):
 
 
 def split_features(encode, variables, split, indices, *, batch_size, mesh):
-  """Returns the features `(n, f)` and the projections `(n, p)` of a split's examples `indices` `(n,)`.
+  """Returns the features `(n, f)` and the projections `(n, p)` of a split's examples `indices` `(n,)`, on one device.
 
-  A batch is rounded up to a multiple of the data axis; the last one repeats an image and the copies are cut off.
+  `encode(variables, uint8 images (b, h, w, c)) -> (features, projections)`. A batch is rounded up to a multiple
+  of the data axis; the last one repeats an image and the copies are cut off. With several processes each reads the images
+  of its own devices, and all get the features.
   """
-  shards = mesh.shape["data"]
+  shards, sharding = mesh.shape["data"], over_data(mesh)
   batch_size = -(-min(batch_size, len(indices)) // shards) * shards
-  outputs = [encode(variables, jax.device_put(pixels, over_data(mesh)))
-             for pixels in read_batches(split, indices, batch_size)]
+  columns = host_columns(sharding, batch_size)
+  outputs = []
+  for pixels in read_batches(split, indices, batch_size, what="encoding", columns=columns):
+    images = place_columns(pixels, sharding, (batch_size, *pixels.shape[1:]))
+    outputs.append([local(part) for part in encode(variables, images)])
   features, projections = (jnp.concatenate(part)[:len(indices)] for part in zip(*outputs))
   return features, projections
 
@@ -64,14 +61,22 @@ def split_pixels(split, indices, *, side=32):
   return np.concatenate(rows)[:len(indices)].astype(np.float32) / 255
 
 
-def read_batches(split, indices, batch_size):
-  """Yields uint8 `(batch_size, h, w, c)`; the last batch is filled up with its last image."""
+def read_batches(split, indices, batch_size, *, what="reading", columns=slice(None)):
+  """Yields uint8 `(batch_size, h, w, c)`, or the part `columns` of each; the last batch is filled up with its last image.
+
+  Work of many batches shows its progress, and can be interrupted between them.
+  """
   indices = np.asarray(indices)
   steps = -(-len(indices) // batch_size)
-  table = indices[np.minimum(np.arange(steps * batch_size), len(indices) - 1)].reshape(steps, batch_size)
+  table = indices[np.minimum(np.arange(steps * batch_size), len(indices) - 1)].reshape(steps, batch_size)[:, columns]
   if split.resident:
     images = split.images()
-    yield from (images[rows] for rows in table)
+    batches = (images[rows] for rows in table)
   else:
-    batches = split.stream(table, image_size=split.image_size, seed=0, start_step=0, train=False, views=1)
-    yield from (batch["images"][0] for batch in batches)
+    stream = split.stream(table, image_size=split.image_size, seed=0, start_step=0, train=False, views=1)
+    batches = (part["images"][0] for part in stream)
+  with progress.bar(what, steps, unit="batches") as bar:
+    for batch in batches:
+      preemption.check()
+      yield batch
+      bar.update()

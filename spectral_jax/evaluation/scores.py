@@ -1,9 +1,25 @@
 """The three figures that every representation is judged by."""
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 
+from spectral_jax import preemption
 from spectral_jax.evaluation.probes import few_shot_accuracy, linear_accuracy
 from spectral_jax.metrics import knn_accuracy
+
+
+class Score(NamedTuple):
+  key: str       # in summary.json and metrics.jsonl
+  title: str     # in tables and over pictures
+  short: str     # at the head of a column
+
+
+SCORES = (
+    Score("knn_accuracy", "k nearest neighbors", "kNN"),
+    Score("linear_accuracy", "linear probe", "linear"),
+    Score("few_shot_accuracy", "few labels a class", "few labels"),
+)
 
 
 def score(train_z, train_y, test_z, test_y, *, num_classes, config, seed=0):
@@ -19,15 +35,17 @@ def score(train_z, train_y, test_z, test_y, *, num_classes, config, seed=0):
     seed: of the random draws of labelled examples.
 
   Returns:
-    A dict of floats: `knn_accuracy`, `linear_accuracy`, `five_shot_accuracy` (with `config.shots` labels a class).
+    A dict of floats: `knn_accuracy`, `linear_accuracy`, `few_shot_accuracy` (with `config.shots` labels a class).
   """
   train_y, test_y = jnp.asarray(train_y), jnp.asarray(test_y)
   sets = (train_z, train_y, test_z, test_y)
-  return {
-      "knn_accuracy": float(knn_accuracy(*sets, k=config.knn_k)),
-      "linear_accuracy": float(
-          linear_accuracy(*sets, num_classes=num_classes, c=config.probe_c, steps=config.probe_steps)),
-      "five_shot_accuracy": float(
-          few_shot_accuracy(*sets, num_classes=num_classes, shots=config.shots, draws=config.shot_draws,
-                            c=config.probe_c, steps=config.shot_steps, seed=seed)),
-  }
+  probes = (
+      lambda: knn_accuracy(*sets, k=config.knn_k),
+      lambda: linear_accuracy(*sets, num_classes=num_classes, c=config.probe_c, steps=config.probe_steps),
+      lambda: few_shot_accuracy(*sets, num_classes=num_classes, shots=config.shots, draws=config.shot_draws,
+                                c=config.probe_c, steps=config.shot_steps, seed=seed))
+  scores = {}
+  for one, probe in zip(SCORES, probes):
+    preemption.check()
+    scores[one.key] = float(probe())
+  return scores

@@ -1,5 +1,7 @@
 """Checks of the arguments that the selection rules share, and the rows they work on."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,17 +11,17 @@ from spectral_jax._arrays import choice, concrete, unit_rows
 OBJECTIVES = ("max", "min", "target")
 
 
-def check_bank(embeddings, batch_size):
+def check_bank(embeddings, batch_size, name="embeddings"):
   """Returns `embeddings` as an array; refuses a wrong shape or dtype, a batch beyond the bank, non-finite rows.
 
   The dtype is kept: a bfloat16 bank is converted row by row, as rows are looked at, never as a whole.
   """
   bank = jnp.asarray(embeddings)
   if not jnp.issubdtype(bank.dtype, jnp.floating):
-    raise TypeError(f"embeddings must hold floating-point numbers, got dtype {bank.dtype}; convert them with "
-                    "embeddings.astype(jnp.float32)")
+    raise TypeError(f"{name} must hold floating-point numbers, got dtype {bank.dtype}; convert them with "
+                    f"{name}.astype(jnp.float32)")
   if bank.ndim != 2 or 0 in bank.shape:
-    raise ValueError(f"embeddings must have shape (m, d) with m, d >= 1, got {bank.shape}; use jax.vmap to map over "
+    raise ValueError(f"{name} must have shape (m, d) with m, d >= 1, got {bank.shape}; use jax.vmap to map over "
                      "leading axes")
   count("batch_size", batch_size)
   if batch_size > bank.shape[0]:
@@ -29,7 +31,7 @@ def check_bank(embeddings, batch_size):
     with jax.ensure_compile_time_eval():  # a bank that a jitted function closes over is known while it is traced
       bad = np.flatnonzero(~np.asarray(_finite_rows(bank)))
     if bad.size:
-      raise ValueError(f"embeddings must be finite, but {bad.size} of {bank.shape[0]} rows are not, first row "
+      raise ValueError(f"{name} must be finite, but {bad.size} of {bank.shape[0]} rows are not, first row "
                        f"{bad[0]}; drop these rows or set them to zero (zero rows are selected last)")
   return bank
 
@@ -39,24 +41,27 @@ def _finite_rows(bank):
   return jnp.all(jnp.isfinite(bank), axis=1)
 
 
-def count(name, value):
-  """Returns `value` if it is a Python integer >= 1, or raises naming it."""
+def count(name, value, least=1):
+  """Returns `value` if it is a Python integer of at least `least`, or raises naming it."""
   if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
     raise TypeError(f"{name} must be a Python integer, since it decides a shape; got {value!r}")
-  if value < 1:
-    raise ValueError(f"{name} must be at least 1, got {value}")
+  if value < least:
+    raise ValueError(f"{name} must be at least {least}, got {value}")
   return int(value)
 
 
-def check_candidates(candidates, left):
-  """Refuses a number of candidates below 1 or beyond the `left` examples that the last step chooses from."""
-  if candidates is None:
-    return None
-  candidates = count("candidates", candidates)
-  if candidates > left:
-    raise ValueError(f"candidates must be at most {left}, the examples left to the last element of the batch, got "
-                     f"{candidates}; pass candidates=None to look at all that are left")
-  return candidates
+def scalar(name, value):
+  """Returns the number `value`, which may be traced, or raises naming it."""
+  if jnp.ndim(value) != 0:
+    raise ValueError(f"{name} must be a scalar, got shape {jnp.shape(value)}; use jax.vmap to map over several")
+  if concrete(value) is not None and not math.isfinite(concrete(value)):
+    raise ValueError(f"{name} must be finite, got {value}")
+  return value
+
+
+def check_candidates(candidates):
+  """Returns the number of candidates, None for all that are left; refuses one below 1."""
+  return None if candidates is None else count("candidates", candidates)
 
 
 def check_objective(objective, target):

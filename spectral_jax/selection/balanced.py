@@ -13,9 +13,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from spectral_jax._arrays import HIGHEST
-from spectral_jax.selection import _moments, log_det
+from spectral_jax.selection import _moments, log_det, submodular
 from spectral_jax.selection._draw import distinct
-from spectral_jax.selection.greedy import first_best, products_of_all
+from spectral_jax.selection._walk import first_best
+from spectral_jax.selection.greedy import products_of_all
 
 
 def grow_greedy(rows, batches, *, objective, target, center):
@@ -62,7 +63,24 @@ def grow_hard(rows, batches):
   return _grow(rows, batches, start, lambda distances: jnp.where(directed, distances, jnp.inf), update)
 
 
-def _grow(rows, batches, start, costs, update):
+def grow_submodular(rows, batches, *, queries, temperature, ceiling):
+  """Splits rows into batches of queries and hard negatives for them; see `submodular_batch`. All that is left is looked at.
+
+  The hardness of every row for every query is kept, `batches * queries * n` numbers.
+  """
+  directed = jnp.any(rows != 0, axis=1)
+  start = jax.tree.map(lambda x: jnp.zeros((batches, *x.shape), x.dtype) + x, submodular.empty(queries, rows))
+
+  def costs(state):
+    return jnp.where(directed, -jax.vmap(submodular.gains)(*state), jnp.inf)
+
+  def update(state, picks, k):
+    return jax.vmap(lambda one, pick: submodular.take(one, k, pick, rows, temperature, ceiling))(state, picks)
+
+  return _grow(rows, batches, start, costs, update, seeds=queries)
+
+
+def _grow(rows, batches, start, costs, update, *, seeds=1):
   """The rounds: `costs(state)` is `(batches, n)`, `update(state, picks, k)` adds each batch's pick."""
   n = rows.shape[0]
   size = n // batches
@@ -71,7 +89,7 @@ def _grow(rows, batches, start, costs, update):
     state, free, taken = carry
     cost = costs(state)
     # The rows come in random order, so the first ones are seeds drawn uniformly.
-    cost = jnp.where((k == 0) & jnp.isfinite(cost), jnp.arange(n, dtype=cost.dtype), cost)
+    cost = jnp.where((k < seeds) & jnp.isfinite(cost), jnp.arange(n, dtype=cost.dtype), cost)
     free, picks = _take_turns(cost, free, k)
     return update(state, picks, k), free, taken.at[k].set(picks)
 

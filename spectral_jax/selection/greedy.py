@@ -4,11 +4,9 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from spectral_jax._arrays import HIGHEST
-from spectral_jax.selection import _checks, _moments
-from spectral_jax.selection._draw import distinct
+from spectral_jax.selection import _checks, _moments, _walk
 
 
 def greedy_batch(key, embeddings, batch_size, *, candidates=64, objective="max", target=None, center=False):
@@ -30,7 +28,7 @@ def greedy_batch(key, embeddings, batch_size, *, candidates=64, objective="max",
     embeddings: `(m, d)`, unitless; rows are normalised inside. The dtype is kept for the bank and raised to at least
       float32 for the rows looked at.
     batch_size: examples in the batch, at most m.
-    candidates: examples looked at for each element, at most `m - batch_size + 1`; 64 as in the paper's Greedy-64.
+    candidates: examples looked at for each element, 64 as in the paper's Greedy-64; where fewer are left, all of them.
     objective: "max", "min" or "target".
     target: fraction in (0, 1] of the highest possible effective rank, for `objective="target"`; otherwise not used.
     center: take the batch's mean out first: the participation ratio of its covariance (from the third element on).
@@ -39,8 +37,7 @@ def greedy_batch(key, embeddings, batch_size, *, candidates=64, objective="max",
     `(batch_size,)` int32 indices into `embeddings`, in the order they were taken.
 
   Raises:
-    ValueError: a batch larger than the bank, candidates < 1 or more than are left, a target outside (0, 1], rows that
-      are not finite.
+    ValueError: a batch larger than the bank, candidates < 1, a target outside (0, 1], rows that are not finite.
 
   Example:
     >>> import jax
@@ -53,7 +50,7 @@ def greedy_batch(key, embeddings, batch_size, *, candidates=64, objective="max",
   Reference: arXiv 2510.05767 names the greedy builder; the statement above is this project's.
   """
   bank = _checks.check_bank(embeddings, batch_size)
-  candidates = _checks.check_candidates(candidates, bank.shape[0] - batch_size + 1)
+  candidates = _checks.check_candidates(candidates)
   _checks.check_objective(objective, target)
   target = 1.0 if target is None else target
   build = _among_all if candidates is None else partial(_among_few, candidates=candidates)
@@ -62,50 +59,31 @@ def greedy_batch(key, embeddings, batch_size, *, candidates=64, objective="max",
 
 @partial(jax.jit, static_argnames=("batch_size", "candidates", "objective", "center"))
 def _among_few(key, bank, target, *, batch_size, candidates, objective, center):
-  """Partial Fisher-Yates: `left` holds the examples not yet taken in its first m - k places."""
-  m, d = bank.shape
-  dtype = jnp.promote_types(bank.dtype, jnp.float32)
+  def costs(moments, rows):
+    return _moments.cost(moments, _moments.products(moments, rows, center=center),
+                         objective=objective, target=target, center=center)
 
-  def step(k, carry):
-    left, taken, moments = carry
-    places = distinct(jax.random.fold_in(key, k), candidates, m - k)
-    looked_at = left[places]
-    rows = _checks.directions(bank[looked_at])
-    costs = _moments.cost(moments, _moments.products(moments, rows, center=center),
-                          objective=objective, target=target, center=center)
-    costs = jnp.where((k == 0) & jnp.isfinite(costs), priority, costs)
-    best = jnp.argmin(costs)
-    taken = taken.at[k].set(looked_at[best])
-    left = left.at[places[best]].set(left[m - 1 - k])
-    return left, taken, _moments.add(moments, rows[best])
-
-  # A subset is drawn uniformly but not in uniform order; random costs make the first element uniform.
-  priority = jax.random.uniform(jax.random.fold_in(key, batch_size), (candidates,), dtype)
-  left = jnp.arange(m, dtype=jnp.int32)
-  taken = jnp.zeros((batch_size,), jnp.int32)
-  return lax.fori_loop(0, batch_size, step, (left, taken, _moments.empty(d, dtype)))[1]
+  start = _moments.empty(bank.shape[1], jnp.promote_types(bank.dtype, jnp.float32))
+  return _walk.among_few(key, bank, batch_size, candidates, start, costs, lambda moments, _, row: _moments.add(moments, row))
 
 
 @partial(jax.jit, static_argnames=("batch_size", "objective", "center"))
 def _among_all(key, bank, target, *, batch_size, objective, center):
   """`x^T C x` of every row is kept, and grows by `(x . new)^2`: m x d a step."""
-  m, d = bank.shape
   rows = _checks.directions(bank)
 
-  def step(k, carry):
-    quadratic, free, taken, moments = carry
+  def costs(state):
+    quadratic, moments = state
     to = products_of_all(moments, rows, quadratic, center=center)
-    costs = _moments.cost(moments, to, objective=objective, target=target, center=center)
-    costs = jnp.where((k == 0) & jnp.isfinite(costs), priority, costs)
-    best = first_best(costs, free)
-    new = rows[best]
-    quadratic = quadratic + jnp.dot(rows, new, precision=HIGHEST) ** 2
-    return quadratic, free.at[best].set(False), taken.at[k].set(best), _moments.add(moments, new)
+    return _moments.cost(moments, to, objective=objective, target=target, center=center)
 
-  priority = jax.random.uniform(key, (m,), rows.dtype)
-  start = (jnp.zeros((m,), rows.dtype), jnp.ones((m,), bool), jnp.zeros((batch_size,), jnp.int32),
-           _moments.empty(d, rows.dtype))
-  return lax.fori_loop(0, batch_size, step, start)[2]
+  def update(state, _, best):
+    quadratic, moments = state
+    new = rows[best]
+    return quadratic + jnp.dot(rows, new, precision=HIGHEST) ** 2, _moments.add(moments, new)
+
+  start = (jnp.zeros((rows.shape[0],), rows.dtype), _moments.empty(rows.shape[1], rows.dtype))
+  return _walk.among_all(key, rows, batch_size, start, costs, update)
 
 
 def products_of_all(moments, rows, quadratic, *, center):
@@ -117,8 +95,3 @@ def products_of_all(moments, rows, quadratic, *, center):
   along, cross = jnp.dot(rows, jnp.stack([moments.first, image], axis=1), precision=HIGHEST).T
   return _moments.Products(quadratic, along, cross, square)
 
-
-def first_best(costs, free):
-  """The first free index of least cost; a free one even where every free cost is infinite."""
-  costs = jnp.where(free, jnp.minimum(costs, jnp.finfo(costs.dtype).max), jnp.inf)
-  return jnp.argmin(costs).astype(jnp.int32)

@@ -4,11 +4,9 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from spectral_jax._arrays import HIGHEST, positive
-from spectral_jax.selection import _checks
-from spectral_jax.selection.greedy import first_best
+from spectral_jax.selection import _checks, _walk
 
 
 def log_det_batch(key, embeddings, batch_size, *, ridge=1e-3):
@@ -48,20 +46,9 @@ def log_det_batch(key, embeddings, batch_size, *, ridge=1e-3):
 
 @partial(jax.jit, static_argnums=3)
 def _log_det(key, bank, ridge, batch_size):
-  m, d = bank.shape
   rows = _checks.directions(bank)
-  directed = jnp.any(rows != 0, axis=1)
-
-  def step(k, carry):
-    gains, inverse, free, taken = carry
-    costs = jnp.where(directed, jnp.where(k == 0, priority, -gains), jnp.inf)
-    best = first_best(costs, free)
-    gains, inverse = shrink(gains, inverse, rows, rows[best])
-    return gains, inverse, free.at[best].set(False), taken.at[k].set(best)
-
-  priority = jax.random.uniform(key, (m,), rows.dtype)
-  start = (*initial_gains(rows, ridge), jnp.ones((m,), bool), jnp.zeros((batch_size,), jnp.int32))
-  return lax.fori_loop(0, batch_size, step, start)[3]
+  return _walk.among_all(key, rows, batch_size, initial_gains(rows, ridge), lambda state: -state[0],
+                         lambda state, _, best: shrink(*state, rows, rows[best]))
 
 
 def initial_gains(rows, ridge):

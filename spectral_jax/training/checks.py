@@ -1,42 +1,80 @@
 """What can be known to be wrong before any work is done."""
 
-from spectral_jax._names import check_name
-from spectral_jax.training.objective import make_objective, make_whitening
+import math
 
-COUNTS = ("batch_size", "microbatches", "model_parallel", "log_every", "checkpoint.every_steps", "checkpoint.keep",
-          "data.image_size", "eval.batch_size", "eval.knn_k", "eval.knn_limit", "eval.baseline_limit",
+import numpy as np
+
+from spectral_jax._errors import ConfigError
+from spectral_jax._names import check_name
+from spectral_jax.data import check_data
+from spectral_jax.mesh import check_sharding
+from spectral_jax.models import build_model
+from spectral_jax.selection.epoch import COVERAGES, RULES
+from spectral_jax.training.batches.planner import check_bank
+from spectral_jax.training.objective import check_objective, learner_sections, make_whitening
+from spectral_jax.training.optimizer import make_optimizer, peak_learning_rate, warmup_length
+
+COUNTS = ("microbatches", "model_parallel", "log_every", "checkpoint.every_steps", "checkpoint.keep",
+          "eval.batch_size", "eval.knn_k", "eval.knn_limit", "eval.baseline_limit",
           "eval.probe_steps", "eval.shots", "eval.shot_draws", "eval.shot_steps")
+SELECTABLE = tuple(rule for rule in RULES if rule != "jest")  # which needs the embeddings of a reference model
 NOT_NEGATIVE = ("seed", "epochs", "steps", "diagnostics_every", "eval_every_epochs",
                 "eval.train_limit", "eval.test_limit")
+LARGEST_SEED = 2**31 - 1
 
 
 def check_config(config):
-  """Raises ValueError for names and numbers that no run could use; looks at the config alone."""
+  """Raises ConfigError for names and numbers that no run could use; looks at the config alone, all of it."""
+  if config.batch_size < 2:
+    raise ConfigError(f"config.batch_size must be at least 2, since an example needs others as negatives; "
+                      f"got {config.batch_size}")
   for key in COUNTS:
-    if config[key] < 1:
-      raise ValueError(f"config.{key} must be at least 1, got {config[key]}")
+    if not config[key] >= 1:
+      raise ConfigError(f"config.{key} must be at least 1, got {config[key]}")
   for key in NOT_NEGATIVE:
-    if config[key] < 0:
-      raise ValueError(f"config.{key} must not be negative, got {config[key]}")
+    if not config[key] >= 0:
+      raise ConfigError(f"config.{key} must not be negative, got {config[key]}")
+  if config.seed > LARGEST_SEED:
+    raise ConfigError(f"config.seed must be at most {LARGEST_SEED}, got {config.seed}")
   if not (config.epochs or config.steps):
-    raise ValueError("config.epochs and config.steps are both 0; set one of them")
-  check_name("data.path", config.data.path, ("auto", "resident", "stream"))
-  check_name("selection.rule", config.selection.rule, ("random", "greedy", "pool", "log_det", "hard"))
-  make_objective(config.loss)
+    raise ConfigError("config.epochs and config.steps are both 0; set one of them")
+  if not 0 < config.eval.probe_c < math.inf:
+    raise ConfigError(f"config.eval.probe_c must be positive and finite, got {config.eval.probe_c}; 1.0 is the default")
+  check_data(config.data, config.augment)
+  check_name("selection.rule", config.selection.rule, SELECTABLE)
+  check_name("selection.coverage", config.selection.coverage, COVERAGES)
+  build_model(config.model)
+  make_optimizer(config.optimizer)
+  peak_learning_rate(config.optimizer, config.batch_size)
+  if config.steps and config.optimizer.warmup_steps:
+    warmup_length(config.optimizer, config.steps, 0)
+  for name, section in learner_sections(config).items():
+    if "/" in name:
+      raise ConfigError(f"config.learners has {name!r}; a name must not hold '/', which parts it from its metrics")
+    check_objective(section)
   make_whitening(config.whitening)
+  check_bank(config.bank)
+  check_sharding(config.sharding)
 
 
-def check_batch(config, size, mesh):
-  """Raises ValueError for a batch that does not fit the data or the devices."""
-  batch, shards = config.batch_size, mesh.shape["data"]
+def check_batch(config, dataset, mesh):
+  """Raises ConfigError for numbers that do not fit the data or the devices."""
+  batch, shards, size = config.batch_size, mesh.shape["data"], dataset.train.size
   if batch > size:
-    raise ValueError(
+    raise ConfigError(
         f"config.batch_size={batch} is larger than the training set, {size} images; lower it to {size} or less")
   if batch % shards:
-    raise ValueError(
+    raise ConfigError(
         f"config.batch_size={batch} does not divide evenly over {shards} devices; "
         f"use {batch // shards * shards or shards} or {(batch // shards + 1) * shards}")
   if batch % (shards * config.microbatches):
-    raise ValueError(
+    raise ConfigError(
         f"config.microbatches={config.microbatches} does not divide the {batch // shards} examples that each of "
         f"{shards} devices holds; use a divisor of {batch // shards}")
+  if config.microbatches > 1 and batch // config.microbatches < 2:
+    raise ConfigError(
+        f"config.microbatches={config.microbatches} cuts a batch of {batch} into single examples, of which batch "
+        "normalization can make nothing; use fewer")
+  largest = int(np.bincount(dataset.train.labels).max())
+  if config.eval.shots > largest:
+    raise ConfigError(f"config.eval.shots={config.eval.shots} is more than any class has, {largest} training images")

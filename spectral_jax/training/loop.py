@@ -1,62 +1,49 @@
-"""The main job: train, look now and then, leave everything in one folder."""
+"""The training loop: steps until the last one, with looks, checkpoints and a place to stop in between."""
 
 import time
 
 import jax
 
-from spectral_jax.data import open_dataset
-from spectral_jax.evaluation import split_features, spread
+from spectral_jax import preemption
+from spectral_jax._errors import RunError
+from spectral_jax.evaluation import spread
 from spectral_jax.metrics import knn_accuracy
-from spectral_jax.training import checkpoints, report
-from spectral_jax.training.checks import check_batch, check_config
-from spectral_jax.training.feed import feed
-from spectral_jax.training.logs import Diverged, Log
-from spectral_jax.training.mesh import make_mesh
-from spectral_jax.training.planner import Planner, check_selection, first_tables
-from spectral_jax.training.setup import prepare
-from spectral_jax.training.state import variables
-from spectral_jax.training.workdir import claim, disk_errors
-
-
-def main_job(config, workdir):
-  """Trains and evaluates what `config` describes, or goes on with it where `workdir` holds a part of it.
-
-  Returns:
-    The content of `summary.json`.
-  """
-  check_config(config)
-  mesh = make_mesh(config.model_parallel)
-  dataset = open_dataset(config.data)
-  check_batch(config, dataset.train.size, mesh)
-  check_selection(config, dataset.train.size)
-  run = prepare(config, dataset, mesh)
-  with claim(workdir, config) as folder, disk_errors(folder):
-    report.opening(run, folder)
-    if (folder / report.SUMMARY).exists():
-      return report.finished_before(run, folder)
-    state, host = train(run, folder)
-    return report.closing(run, state, host, folder)
+from spectral_jax.training.batches.planner import Planner, first_tables
+from spectral_jax.training.batches.tables import of_stored, stored
+from spectral_jax.training.state import State, variables
+from spectral_jax.training.step import named
+from spectral_jax.workdir import checkpoints
+from spectral_jax.workdir.logs import Diverged, Log
 
 
 def train(run, folder, evaluate=None):
   """Makes the steps that are left. Returns the last state and the numbers that are counted along.
 
-  `evaluate(run, state, log, step)` returns the scores that choose the best checkpoint; by default `nearest_neighbours`.
+  Args:
+    run: from `open_run`.
+    folder: a workdir that this process has claimed.
+    evaluate: `(run, state) -> scores`, named numbers with a "knn_accuracy" that chooses the best checkpoint; by default
+      `nearest_neighbors`.
+
+  Raises:
+    RunError: a loss is not finite, or no checkpoint can be read.
+    preemption.Preempted: the run was asked to stop and has saved what it had.
   """
   config = run.config
-  state, tables = run.init(), first_tables(run)
-  host = {"seconds": 0.0, "timed": [0, 0.0], "last": {}}
-  with checkpoints.open_checkpoints(folder, config.checkpoint) as manager:
-    restored = checkpoints.restore_latest(manager, state, tables)
+  state, tables = run.init(), first_tables(run.plan, run.bank)
+  host = {"seconds": 0.0, "timed": [0, 0.0], "last": {}, "evaluated": 0}
+  with checkpoints.open_checkpoints(folder, config.checkpoint.keep) as manager:
+    restored = checkpoints.restore_latest(manager, _content(state, tables))
     if restored:
-      state, tables, host = restored
+      content, host = restored
+      state, tables = State(**content["state"]), of_stored(content["tables"])
       print(f"Going on from the checkpoint of step {int(state.step)}.")
     log = Log(folder, int(state.step), run.total_steps, config, host)
     try:
-      with Planner(run, tables, log) as planner:
-        state = steps(run, state, planner, log, manager, evaluate or nearest_neighbours)
+      with Planner(run.plan, run.bank, tables, log) as planner:
+        state = steps(run, state, planner, log, manager, evaluate or nearest_neighbors)
     except Diverged as error:
-      raise FloatingPointError(_advice(error, config, manager)) from None
+      raise RunError(_advice(error, config, manager)) from None
     finally:
       log.close()
   return state, log.host()
@@ -65,23 +52,39 @@ def train(run, folder, evaluate=None):
 def steps(run, state, planner, log, manager, evaluate):
   """The loop itself. Nothing in it waits for the device, but evaluations and checkpoints."""
   config, step = run.config, int(state.step)
-  log.start()
-  while step < run.total_steps:
-    epoch, done = divmod(step, run.steps_per_epoch)
-    table = planner.table(epoch, step, state)
-    for batch in feed(table[done:done + run.total_steps - step], step, run):
-      observed = config.diagnostics_every and step % config.diagnostics_every == 0
-      with jax.transfer_guard("disallow"):  # a hidden copy in every step would cost more than it shows
-        state, metrics = (run.observed_step if observed else run.step)(state, batch, run.images, run.labels)
-      step += 1
-      log.add(step, metrics)
-      evaluates = is_due(step, run, config.eval_every_epochs * run.steps_per_epoch)
-      if evaluates or is_due(step, run, config.checkpoint.every_steps):
-        tables = planner.tables(step)
-        log.flush()  # raises where a loss is not finite, so that no such state is ever saved
-        scores = evaluate(run, state, log, step) if evaluates else None
-        checkpoints.save(manager, step, state, tables, log.host(), scores)
-        log.start()
+
+  def look(step, state):
+    """Evaluates and saves, after `step` steps, what is due there."""
+    evaluates = is_due(step, run, config.eval_every_epochs * run.steps_per_epoch)
+    if not (evaluates or is_due(step, run, config.checkpoint.every_steps)):
+      return
+    tables = planner.tables(step)
+    log.flush()  # raises where a loss is not finite, so that no such state is ever saved
+    scores = _evaluated(run, state, log, step, evaluate) if evaluates else None
+    checkpoints.save(manager, step, _content(state, tables), log.host(), scores)
+    log.start()
+
+  try:
+    log.start()
+    if step and log.evaluated < step:
+      look(step, state)  # it was stopped before it could
+    while step < run.total_steps:
+      epoch, done = divmod(step, run.steps_per_epoch)
+      table = planner.batches_of(epoch, step, state)
+      for batch in run.feed(table[done:done + run.total_steps - step], step):
+        if preemption.asked():
+          raise preemption.Preempted
+        observed = config.diagnostics_every and step % config.diagnostics_every == 0
+        with jax.transfer_guard("disallow"):  # a hidden copy in every step would cost more than it shows
+          state, metrics = run.step(state, batch, observed)
+        step += 1
+        log.add(step, metrics)
+        look(step, state)
+  except preemption.Preempted:
+    host = log.interrupted()
+    if step:
+      checkpoints.save(manager, step, _content(state, planner.tables_now()), host, None)
+    raise
   return state
 
 
@@ -89,18 +92,33 @@ def is_due(step, run, every):
   return step == run.total_steps or (every > 0 and step % every == 0)
 
 
-def nearest_neighbours(run, state, log, step):
-  """The accuracy that is followed during training; its time is not the training's."""
+def _evaluated(run, state, log, step, evaluate):
   started = time.perf_counter()
-  config, data = run.config, run.dataset
-  options = {"batch_size": config.eval.batch_size, "mesh": run.mesh}
-  chosen, tested = spread(data.train.size, config.eval.knn_limit), spread(data.test.size, config.eval.test_limit)
-  train, _ = split_features(run.encode, variables(state), data.train, chosen, **options)
-  test, _ = split_features(run.encode, variables(state), data.test, tested, **options)
-  accuracy = float(knn_accuracy(
-      train, data.train.labels[chosen], test, data.test.labels[tested], k=config.eval.knn_k))
-  log.write(step, {"knn_accuracy": accuracy, "evaluation_seconds": time.perf_counter() - started})
-  return {"knn_accuracy": accuracy}
+  with log.doing("evaluating"):
+    scores = evaluate(run, state)
+  log.write(step, {**scores, "trained_seconds": log.seconds(), "evaluation_seconds": time.perf_counter() - started})
+  log.evaluated = step
+  return scores
+
+
+def nearest_neighbors(run, state):
+  """The accuracy that is followed during training, of every learner."""
+  limits, data = run.config.eval, run.dataset
+  chosen, tested = spread(data.train.size, limits.knn_limit), spread(data.test.size, limits.test_limit)
+
+  def accuracy(learner):
+    train, _ = run.features(variables(learner), data.train, chosen)
+    test, _ = run.features(variables(learner), data.test, tested)
+    return float(knn_accuracy(train, data.train.labels[chosen], test, data.test.labels[tested], k=limits.knn_k))
+
+  accuracies = {name: {"knn_accuracy": accuracy(learner)} for name, learner in state.learners.items()}
+  # The first learner's stands for the run.
+  return named(accuracies) | {"knn_accuracy": next(iter(accuracies.values()))["knn_accuracy"]}
+
+
+def _content(state, tables):
+  """What a checkpoint holds."""
+  return {"state": state._asdict(), "tables": stored(tables)}
 
 
 def _advice(error, config, manager):

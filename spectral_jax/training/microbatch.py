@@ -18,27 +18,28 @@ from jax import lax
 
 
 def value_and_gradient(encode, loss, params, batch_stats, views, pieces):
-  """Value and exact gradient of `loss(encode(params, views))`, encoding in `pieces`.
+  """Value and exact gradient of `loss(params, encode(params, views))`, encoding in `pieces`.
 
   Args:
-    encode: `(params, batch_stats, views (k, 2, h, w, c)) -> (embeddings (k, 2, p), batch_stats)`.
-    loss: `embeddings (b, 2, p) -> (scalar, aux)`.
+    encode: `(params, batch_stats, views) -> (embeddings, batch_stats)`; views and embeddings are trees of arrays whose
+      rows are the batch's examples.
+    loss: `(params, embeddings) -> (scalar, aux)`; it may own some of the parameters.
     params: tree of parameters.
     batch_stats: running statistics before the step.
-    views: `(b, 2, h, w, c)`, b a multiple of `pieces`.
+    views: a tree of arrays with b rows, b a multiple of `pieces`.
     pieces: number of pieces.
 
   Returns:
     `((value, (batch_stats, aux)), gradient)`, as `jax.value_and_grad(..., has_aux=True)` would.
   """
-  parts = _cut(views, pieces)
+  parts = cut(views, pieces)
 
   def first(batch_stats, part):
     embeddings, batch_stats = encode(params, batch_stats, part)
     return batch_stats, embeddings
 
   new_stats, embeddings = lax.scan(first, batch_stats, parts)
-  (value, aux), slopes = jax.value_and_grad(loss, has_aux=True)(_join(embeddings))
+  (value, aux), (owned, slopes) = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(params, join(embeddings))
 
   def second(gradient, part_and_slope):
     part, slope = part_and_slope
@@ -46,14 +47,14 @@ def value_and_gradient(encode, loss, params, batch_stats, views, pieces):
     _, pull_back = jax.vjp(lambda params: encode(params, batch_stats, part)[0], params)
     return jax.tree.map(jnp.add, gradient, pull_back(slope)[0]), None
 
-  gradient, _ = lax.scan(second, jax.tree.map(jnp.zeros_like, params), (parts, _cut(slopes, pieces)))
+  gradient, _ = lax.scan(second, owned, (parts, cut(slopes, pieces)))
   return (value, (new_stats, aux)), gradient
 
 
-def _cut(rows, pieces):
+def cut(tree, pieces):
   """Piece m holds rows m, m + pieces, ...: rows sharded in blocks over devices stay where they are."""
-  return rows.reshape(-1, pieces, *rows.shape[1:]).swapaxes(0, 1)
+  return jax.tree.map(lambda rows: rows.reshape(-1, pieces, *rows.shape[1:]).swapaxes(0, 1), tree)
 
 
-def _join(parts):
-  return parts.swapaxes(0, 1).reshape(-1, *parts.shape[2:])
+def join(tree):
+  return jax.tree.map(lambda parts: parts.swapaxes(0, 1).reshape(-1, *parts.shape[2:]), tree)

@@ -1,11 +1,16 @@
-"""From the config's `loss` and `whitening` to one function of two views' embeddings and the labels."""
+"""From the config's `loss` and `whitening` to one objective: what it owns, and the loss of two views' embeddings."""
 
 import inspect
+import math
 import re
+from typing import Callable, NamedTuple
 
+import jax
 import jax.numpy as jnp
+import optax
 
 from spectral_jax import losses, spectrum
+from spectral_jax._errors import ConfigError
 from spectral_jax._names import check_name, nearest
 
 # Keywords that the step itself supplies, or that shape the output rather than the objective.
@@ -15,52 +20,93 @@ RESERVED = ("u", "v", "labels", "where", "reduction", "temperature", "axis_name"
 # benchmarks/losses.py: fewer do not pay for the hops.
 RING_IMAGES = 128
 
-_INFO_NCE_TEMPERATURE = inspect.signature(losses.info_nce).parameters["temperature"]
+CROSS_ENTROPY = "cross_entropy"
+# Below this, unit rows' similarities over the temperature leave float32's range of exponents of differences.
+SMALLEST_TEMPERATURE = 1e-3
+
+
+class Objective(NamedTuple):
+  """What a learner minimizes.
+
+  `init(key, width, examples) -> (params, memory)`: the parameters that the objective owns, trained with the network's,
+  and what it remembers of each training example; `{}` for most.
+  `loss(params, memory, (u, v), batch, temperature) -> (scalar, memory)`; `batch` has "index" and "labels" `(b,)`.
+  """
+  init: Callable
+  loss: Callable
 
 
 def loss_names():
   """Names of the functions of `spectral_jax.losses` that take two views."""
   functions = {name: getattr(losses, name) for name in losses.__all__}
   return [name for name, f in functions.items()
-          if inspect.isfunction(f) and list(inspect.signature(f).parameters)[:2] == ["u", "v"]]
+          if callable(f) and list(_parameters(f))[:2] == ["u", "v"]]
 
 
-def make_objective(config, mesh=None, batch_size=0):
-  """Returns `objective(u, v, labels) -> scalar` for `config.loss`.
+def objective_names():
+  """What `config.loss.name` may be: the losses of two views, and cross-entropy with labels."""
+  return [*loss_names(), CROSS_ENTROPY]
+
+
+def make_objective(config, mesh=None, batch_size=0, num_classes=1):
+  """Returns the `Objective` of `config.loss`, or of one learner's section.
 
   On a mesh of several devices that hold `RING_IMAGES` or more each, batches go round the ring of `losses.sharded`; smaller
   ones are left to the compiler, which then gathers one view and computes the dense form. The value is the same.
 
   Raises:
-    ValueError: an unknown loss or keyword, naming the nearest right one.
+    ConfigError: an unknown loss or keyword, naming the nearest right one; a temperature that no run could use.
   """
-  check_name("loss.name", config.name, loss_names())
+  check_name("loss.name", config.name, objective_names())
+  if config.name == CROSS_ENTROPY:
+    _check_keywords(config, ())
+    return cross_entropy(num_classes)
   function = getattr(losses, config.name)
-  keywords = loss_keywords(function, config)
-  takes_labels = "labels" in inspect.signature(function).parameters
+  names = _parameters(function)
+  keywords = _check_keywords(config, [name for name in names if name not in RESERVED])
   devices = 1 if mesh is None else mesh.shape["data"]
   if devices > 1 and batch_size >= devices * RING_IMAGES:
     function = losses.sharded(function, mesh, axis="data")
-  if takes_labels:
-    return lambda u, v, labels: function(u, v, labels, **keywords)
-  return lambda u, v, labels: function(u, v, **keywords)
+
+  def loss(params, memory, embeddings, batch, temperature):
+    labels = (batch["labels"],) if "labels" in names else ()
+    tempered = {"temperature": temperature} if "temperature" in names else {}
+    return function(*embeddings, *labels, **tempered, **keywords), memory
+
+  return Objective(lambda key, width, examples: ({}, {}), loss)
 
 
-def loss_keywords(function, config):
-  """Returns the keywords that `config.loss` sets, checked against the loss's signature."""
-  allowed = [name for name in inspect.signature(function).parameters if name not in RESERVED]
-  keywords = {key: _kernel_or_value(value) for key, value in config.kwargs.items()}
+def cross_entropy(num_classes):
+  """Classification by a linear head on the projector's output, the mean over both views.
+
+  The head sits where every other objective looks, so that all learners of a coupled run train the same network.
+  """
+  def init(key, width, examples):
+    kernel = jax.random.normal(key, (width, num_classes)) / math.sqrt(width)
+    return {"head": {"kernel": kernel, "bias": jnp.zeros(num_classes)}}, {}
+
+  def loss(params, memory, embeddings, batch, temperature):
+    head = params["head"]
+    of_view = lambda z: jnp.mean(optax.softmax_cross_entropy_with_integer_labels(
+        z @ head["kernel"] + head["bias"], batch["labels"]))
+    return sum(map(of_view, embeddings)) / 2, memory
+
+  return Objective(init, loss)
+
+
+def _check_keywords(config, allowed):
+  """The keywords that `config.kwargs` sets, kernels made of their names; also checks the temperature."""
+  keywords = {key: _kernel_or_value(value) for key, value in (config.kwargs or {}).items()}
   for key in keywords:
     if key not in allowed:
-      raise ValueError(
-          f"config.loss.kwargs has {key!r}, which {config.name} does not take.{nearest(key, allowed)} "
-          f"It takes {', '.join(map(repr, allowed))}.")
+      takes = f"It takes {', '.join(map(repr, allowed))}." if allowed else "It takes none."
+      raise ConfigError(f"config.loss.kwargs has {key!r}, which {config.name} does not take.{nearest(key, allowed)} {takes}")
   if config.temperature is not None:
-    if "temperature" not in inspect.signature(function).parameters:
-      raise ValueError(f"{config.name} has no temperature; leave config.loss.temperature unset")
-    if not config.temperature > 0:
-      raise ValueError(f"config.loss.temperature must be positive, got {config.temperature}")
-    keywords["temperature"] = config.temperature
+    if config.name == CROSS_ENTROPY or "temperature" not in _parameters(getattr(losses, config.name)):
+      raise ConfigError(f"{config.name} has no temperature; leave config.loss.temperature unset")
+    if not SMALLEST_TEMPERATURE <= config.temperature < math.inf:
+      raise ConfigError(f"config.loss.temperature must be positive, at least {SMALLEST_TEMPERATURE} and finite, "
+                        f"got {config.temperature}; 0.05 to 1 is usual")
   return keywords
 
 
@@ -68,28 +114,69 @@ def temperature_of(config):
   """The temperature at which `config.loss` works; for a loss without one, that of InfoNCE's default."""
   if config.temperature is not None:
     return config.temperature
-  return inspect.signature(getattr(losses, config.name)).parameters.get("temperature", _INFO_NCE_TEMPERATURE).default
+  own = {} if config.name == CROSS_ENTROPY else _parameters(getattr(losses, config.name))
+  return own.get("temperature", _parameters(losses.info_nce)["temperature"]).default
+
+
+def _parameters(function):
+  return inspect.signature(function).parameters
 
 
 def _kernel_or_value(value):
   """A kernel is written as in Python, 'gaussian(2.0)': a config holds no functions."""
-  call = re.fullmatch(r"(\w+)\(([-+.\deE]*)\)", value) if isinstance(value, str) else None
+  call = re.fullmatch(r"(\w+)\((.*)\)", value) if isinstance(value, str) else None
   if call is None:
     return value
   name, argument = call.groups()
   kernels = [k for k in vars(losses.kernels) if inspect.isfunction(getattr(losses.kernels, k)) and k[0] != "_"]
   check_name("loss.kwargs kernel", name, kernels)
-  return getattr(losses.kernels, name)(*([float(argument)] if argument else []))
+  try:
+    numbers = [float(argument)] if argument.strip() else []
+  except ValueError:
+    raise ConfigError(f"config.loss.kwargs has the kernel {value!r}; write a number in its brackets, "
+                      f"as in '{name}(2.0)'") from None
+  return getattr(losses.kernels, name)(*numbers)
+
+
+def check_objective(config):
+  """Raises ConfigError for a loss whose keywords cannot work together; evaluates shapes only."""
+  objective = make_objective(config)
+  embeddings = jax.ShapeDtypeStruct((4, 3), jnp.float32)
+  batch = {name: jax.ShapeDtypeStruct((4,), jnp.int32) for name in ("index", "labels")}
+  try:
+    params, memory = jax.eval_shape(lambda: objective.init(jax.random.key(0), 3, 8))
+    jax.eval_shape(objective.loss, params, memory, (embeddings, embeddings), batch, temperature_of(config))
+  except (TypeError, ValueError) as error:
+    raise ConfigError(f"config.loss.kwargs={dict(config.kwargs or {})} does not fit {config.name}: {error}") from error
 
 
 def make_whitening(config):
   """Returns `whiten(u, v) -> (u, v)` for `config.whitening`: statistics over both views of the global batch."""
   check_name("whitening.method", config.method, ("", "zca", "cholesky", "newton_schulz"))
+  if not 0 <= config.shrinkage <= 1:
+    raise ConfigError(f"config.whitening.shrinkage must lie in [0, 1], got {config.shrinkage}")
   if not config.method:
     return lambda u, v: (u, v)
 
   def whiten(u, v):
     both = spectrum.whiten(jnp.concatenate([u, v]), method=config.method, shrinkage=config.shrinkage)
-    return jnp.split(both, 2)
+    return tuple(jnp.split(both, 2))
 
   return whiten
+
+
+def learner_sections(config):
+  """The sections `{name: loss}` of a run's learners: `config.learners`, what they leave None from `config.loss`.
+
+  Without any the run has one, "main", with `config.loss` itself.
+  """
+  if not config.learners:
+    return {"main": config.loss}
+  sections = {}
+  for name, section in config.learners.items():
+    section = section.copy_and_resolve_references()
+    takes = section.name in loss_names() and "temperature" in _parameters(getattr(losses, section.name))
+    if section.temperature is None and takes:
+      section.temperature = config.loss.temperature
+    sections[name] = section
+  return sections

@@ -1,9 +1,12 @@
-"""Optimisers and the learning-rate schedule."""
+"""Optimizers and the learning-rate schedule."""
+
+import math
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from spectral_jax._errors import ConfigError
 from spectral_jax._names import check_name
 
 OPTIMIZERS = ("sgd", "lars", "adamw")
@@ -38,8 +41,8 @@ def warmup_cosine(peak, warmup_steps, total_steps):
   [0.25, 1.0, 1.0, 0.5, 0.0]
   """
   def schedule(step):
-    warm = (step + 1) / max(warmup_steps, 1)
-    done = (step - warmup_steps) / max(total_steps - warmup_steps, 1)
+    warm = (step + 1) / jnp.maximum(warmup_steps, 1)
+    done = (step - warmup_steps) / jnp.maximum(total_steps - warmup_steps, 1)
     cosine = 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(done, 0, 1)))
     return peak * jnp.where(step < warmup_steps, warm, cosine)
   return schedule
@@ -53,52 +56,70 @@ def decayed(params):
   return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
-def make_optimizer(config, batch_size, total_steps, steps_per_epoch):
-  """The gradient transformation and learning-rate schedule that `config.optimizer` describes.
+def make_optimizer(config):
+  """The optimizer that `config.optimizer` describes, as a function of the numbers that runs may differ in.
 
   Args:
     config: ConfigDict with `name` ("sgd": momentum; "lars": You et al. 2017, arXiv 1708.03888; "adamw"),
-      `learning_rate` (per 256 images), `weight_decay`, `momentum` (AdamW's first decay rate when name is "adamw"),
-      and the warm-up's length: `warmup_steps` if there and above zero, else `warmup_epochs`. Optional:
-      `scale_with_batch` (default True), `batch_scaling` ("linear", the default, "sqrt" or "none").
-    batch_size: images (not views) in the global batch.
-    total_steps: steps at which the cosine reaches zero.
-    steps_per_epoch: converts `warmup_epochs`.
+      `weight_decay`, and `momentum` (AdamW's first decay rate when name is "adamw").
 
   Returns:
-    `(tx, schedule)`: an optax transformation, and `schedule(step)`, the learning rate of a step counted from 0.
+    `make_tx(hyper) -> (tx, schedule)`, `hyper` having `learning_rate` (the peak), `warmup_steps` and `total_steps`, all of
+    which may be traced: an optax transformation, and `schedule(step)`, the learning rate of a step counted from 0.
 
   Raises:
-    ValueError: on an unknown name, a learning rate that is not positive, or a warm-up longer than the run.
+    ConfigError: on an unknown name or a number that no run could use.
 
-  >>> import ml_collections
-  >>> config = ml_collections.ConfigDict(dict(name="lars", learning_rate=0.3, weight_decay=1e-6, momentum=0.9,
-  ...                                         warmup_epochs=10))
-  >>> tx, schedule = make_optimizer(config, batch_size=512, total_steps=1000, steps_per_epoch=10)
+  >>> import ml_collections, types
+  >>> config = ml_collections.ConfigDict(dict(name="lars", weight_decay=1e-6, momentum=0.9))
+  >>> hyper = types.SimpleNamespace(learning_rate=0.6, warmup_steps=100, total_steps=1000)
+  >>> tx, schedule = make_optimizer(config)(hyper)
   >>> round(float(schedule(99)), 3)
   0.6
   """
   check_name("optimizer.name", config.name, OPTIMIZERS)
-  if not config.learning_rate > 0:
-    raise ValueError(f"config.optimizer.learning_rate must be positive, got {config.learning_rate}")
-  if config.weight_decay < 0:
-    raise ValueError(f"config.optimizer.weight_decay must not be negative, got {config.weight_decay}")
+  if not 0 <= config.weight_decay < math.inf:
+    raise ConfigError(f"config.optimizer.weight_decay must be finite and not negative, got {config.weight_decay}")
   if not 0 <= config.momentum < 1:
-    raise ValueError(f"config.optimizer.momentum must be in [0, 1), got {config.momentum}")
-  warmup_steps = config.get("warmup_steps") or round(config.warmup_epochs * steps_per_epoch)
-  if not 0 <= warmup_steps <= total_steps:
-    raise ValueError(f"the warm-up takes {warmup_steps} steps, but the run has {total_steps}; "
-                     "lower config.optimizer.warmup_epochs or train longer")
-  rule = config.get("batch_scaling", "linear") if config.get("scale_with_batch", True) else "none"
-  peak = scaled_learning_rate(config.learning_rate, batch_size, rule=rule)
-  schedule = warmup_cosine(peak, warmup_steps, total_steps)
-  if config.name == "lars":
-    tx = optax.lars(schedule, config.weight_decay, weight_decay_mask=decayed, trust_ratio_mask=decayed,
-                    momentum=config.momentum)
-  elif config.name == "adamw":
-    tx = optax.adamw(schedule, b1=config.momentum, weight_decay=config.weight_decay, mask=decayed)
-  else:
-    tx = optax.chain(optax.add_decayed_weights(config.weight_decay, mask=decayed),
-                     optax.sgd(schedule, momentum=config.momentum))
-  return tx, schedule
+    raise ConfigError(f"config.optimizer.momentum must be in [0, 1), got {config.momentum}")
+  name, weight_decay, momentum = config.name, config.weight_decay, config.momentum
 
+  def make_tx(hyper):
+    schedule = warmup_cosine(hyper.learning_rate, hyper.warmup_steps, hyper.total_steps)
+    if name == "lars":
+      tx = optax.lars(schedule, weight_decay, weight_decay_mask=decayed, trust_ratio_mask=decayed, momentum=momentum)
+    elif name == "adamw":
+      tx = optax.adamw(schedule, b1=momentum, weight_decay=weight_decay, mask=decayed)
+    else:
+      tx = optax.chain(optax.add_decayed_weights(weight_decay, mask=decayed), optax.sgd(schedule, momentum=momentum))
+    return tx, schedule
+
+  return make_tx
+
+
+def peak_learning_rate(config, batch_size):
+  """The rate at the end of the warm-up: `config.learning_rate`, per 256 images, scaled as the config says.
+
+  Raises:
+    ConfigError: it is not a positive, finite number.
+  """
+  if not 0 < config.learning_rate < math.inf:
+    raise ConfigError(f"config.optimizer.learning_rate must be positive and finite, got {config.learning_rate}")
+  rule = config.get("batch_scaling", "linear") if config.get("scale_with_batch", True) else "none"
+  return scaled_learning_rate(config.learning_rate, batch_size, rule=rule)
+
+
+def warmup_length(config, total_steps, steps_per_epoch):
+  """Steps of the warm-up: `warmup_steps` where that is given, else `warmup_epochs`.
+
+  Raises:
+    ConfigError: it is longer than the run.
+  """
+  epochs, steps = config.warmup_epochs, config.get("warmup_steps")
+  if not 0 <= epochs < math.inf or (steps or 0) < 0:
+    raise ConfigError(f"config.optimizer.warmup_epochs={epochs} and warmup_steps={steps} must not be negative")
+  steps = steps or round(epochs * steps_per_epoch)
+  if steps > total_steps:
+    raise ConfigError(f"the warm-up takes {steps} steps, but the run has {total_steps}; "
+                      "lower config.optimizer.warmup_epochs or train longer")
+  return steps

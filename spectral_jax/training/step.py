@@ -1,93 +1,122 @@
-"""One training step: two views, the model, the loss, the update; jitted once, its state donated.
+"""One training step: two views, and for each learner the model, its loss and its update; jitted once, its state donated.
 
-`update` knows one learner and is given the views. Learners that share their randomness are several calls of it on
-the same views inside one jitted step.
+Learners see the same batch and the same views, so that nothing but their objectives tells them apart.
 """
 
-import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
 
-from spectral_jax import augment as augmentation
 from spectral_jax.training import microbatch
-from spectral_jax.training.mesh import replicated
-from spectral_jax.training.state import State, step_key
+from spectral_jax.training.state import Learner, State
 
 
-def make_views(augment):
-  """Returns `views(state, batch, images) -> (b, 2, h, w, c)` float32 in [0, 1].
-
-  `batch` holds the examples' `index`; `images` are those of the whole data set (resident), or None where the batch
-  brings its own two crops (streaming).
-  """
-
-  def views(state, batch, images):
-    pixels = images[batch["index"]] if images is not None else batch["images"]
-    u, v = augmentation.two_views(augment, step_key(state), batch["index"], pixels)
-    # Stacked beside each other, not one after the other: a device keeps both views of its own examples.
-    return jnp.stack([u, v], axis=1)
-
-  return views
+class Hyper(NamedTuple):
+  """Numbers that may differ between runs of one compiled step."""
+  temperature: dict[str, float]      # of each learner
+  learning_rate: float               # at the end of the warm-up
+  warmup_steps: float
+  total_steps: float
 
 
-def make_update(model, tx, schedule, objective, whiten, microbatches=1):
-  """Returns `update(state, views, labels) -> (state, metrics, (u, v))` for one learner.
+class Observed(NamedTuple):
+  """What there is to see of one learner's step."""
+  before: Learner
+  after: Learner
+  gradient: Any
+  updates: Any
+  embeddings: tuple[jax.Array, jax.Array]   # (u, v), each (b, p), whitened where the config asks for it
+  temperature: Any
+  labels: jax.Array                         # (b,)
+
+
+def make_gradient(model, objective, whiten, microbatches=1):
+  """Returns `gradient(learner, views, batch, temperature) -> (value, gradient, batch_stats, memory, (u, v))`.
 
   With `microbatches` > 1 the batch is encoded in that many pieces; loss and gradient are those of the whole batch.
   """
-
   def encode(params, batch_stats, views):
+    # Example by example, not one view after the other: a device keeps both views of its own examples.
+    pixels = jnp.stack(views, axis=1)
     (_, projected), changed = model.apply(
-        {"params": params, "batch_stats": batch_stats}, views.reshape(-1, *views.shape[2:]), train=True,
+        {"params": params["model"], "batch_stats": batch_stats}, pixels.reshape(-1, *pixels.shape[2:]), train=True,
         mutable=["batch_stats"])
-    return projected.reshape(*views.shape[:2], -1), changed.get("batch_stats", {})
+    projected = projected.reshape(*pixels.shape[:2], -1)
+    return (projected[:, 0], projected[:, 1]), changed.get("batch_stats", {})
 
-  def loss(projected, labels):
-    u, v = whiten(projected[:, 0], projected[:, 1])
-    return objective(u, v, labels), (u, v)
-
-  def value_and_gradient(params, batch_stats, views, labels):
-    if microbatches > 1:
-      return microbatch.value_and_gradient(
-          encode, lambda projected: loss(projected, labels), params, batch_stats, views, microbatches)
+  def gradient(learner, views, batch, temperature):
+    def loss(params, embeddings):
+      whitened = whiten(*embeddings)
+      value, memory = objective.loss(params["objective"], learner.memory, whitened, batch, temperature)
+      return value, (memory, whitened)
 
     def whole(params):
-      projected, changed = encode(params, batch_stats, views)
-      value, embeddings = loss(projected, labels)
-      return value, (changed, embeddings)
+      embeddings, batch_stats = encode(params, learner.batch_stats, views)
+      value, aux = loss(params, embeddings)
+      return value, (batch_stats, aux)
 
-    return jax.value_and_grad(whole, has_aux=True)(params)
+    if microbatches > 1:
+      found = microbatch.value_and_gradient(encode, loss, learner.params, learner.batch_stats, views, microbatches)
+    else:
+      found = jax.value_and_grad(whole, has_aux=True)(learner.params)
+    (value, (batch_stats, (memory, embeddings))), slopes = found
+    return value, slopes, batch_stats, memory, embeddings
 
-  def update(state, views, labels):
-    (value, (batch_stats, embeddings)), gradient = value_and_gradient(state.params, state.batch_stats, views, labels)
-    changes, opt_state = tx.update(gradient, state.opt_state, state.params)
-    metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient), "learning_rate": schedule(state.step)}
-    new = State(state.step + 1, state.key, optax.apply_updates(state.params, changes), batch_stats, opt_state)
-    return new, metrics, embeddings
+  return gradient
+
+
+def make_update(gradient, tx, momentum=0.0):
+  """Returns `update(learner, views, batch, temperature) -> (value, Observed)`.
+
+  With `momentum`, the learner's average follows: `average <- momentum average + (1 - momentum) params`.
+  """
+  def update(learner, views, batch, temperature):
+    value, slopes, batch_stats, memory, embeddings = gradient(learner, views, batch, temperature)
+    changes, opt_state = tx.update(slopes, learner.opt_state, learner.params)
+    params = optax.apply_updates(learner.params, changes)
+    average = optax.incremental_update(params, learner.average, 1 - momentum) if momentum else learner.average
+    after = Learner(params, batch_stats, opt_state, average, memory)
+    return value, Observed(learner, after, slopes, changes, embeddings, temperature, batch["labels"])
 
   return update
 
 
-def make_step(update, views, diagnose, mesh, shardings, momentum=0.0):
-  """Returns `(step, observed_step)`, both `(state, batch, images, labels) -> (state, metrics)`.
+def make_step(gradients, make_tx, views, observe=None, momentum=0.0):
+  """Returns `step(state, batch, images, labels, hyper) -> (state, metrics)`, not jitted.
 
-  The second also returns `diagnose(u, v)` of the embeddings that the step computed. The state is donated.
-  With `momentum`, the state's average follows the parameters: `average <- momentum average + (1 - momentum) params`.
+  Args:
+    gradients: `{learner's name: what make_gradient returns}`.
+    make_tx: `hyper -> (tx, schedule)`.
+    views: `(state, batch, images) -> (u, v)`.
+    observe: `{name: Observed} -> metrics`, added to those of every step; None: not called.
+    momentum: of the parameters' average.
   """
-
-  def step(state, batch, images, labels, observe):
-    pictures = views(state, batch, images)
-    before = state.average
-    state, metrics, embeddings = update(state, pictures, labels[batch["index"]])
-    if momentum:
-      state = state._replace(average=optax.incremental_update(state.params, before, 1 - momentum))
+  def step(state, batch, images, labels, hyper):
+    tx, schedule = make_tx(hyper)
+    seen = views(state, batch, images)
+    batch = {"index": batch["index"], "labels": labels[batch["index"]]}
+    metrics, observed = {}, {}
+    for name, gradient in gradients.items():
+      update = make_update(gradient, tx, momentum)
+      value, observed[name] = update(state.learners[name], seen, batch, hyper.temperature[name])
+      metrics[name] = {"loss": value, "gradient_norm": optax.tree.norm(observed[name].gradient)}
+    metrics = named(metrics) | {"learning_rate": schedule(state.step)}
     if observe:
-      metrics |= diagnose(*jax.tree.map(lax.stop_gradient, embeddings))
-    return state, metrics
+      metrics |= observe(jax.tree.map(lax.stop_gradient, observed))
+    learners = {name: one.after for name, one in observed.items()}
+    return State(state.step + 1, state.key, learners), metrics
 
-  return tuple(
-      jax.jit(functools.partial(step, observe=observe), donate_argnums=0, out_shardings=(shardings, replicated(mesh)))
-      for observe in (False, True))
+  return step
+
+
+def named(metrics):
+  """`{learner: {metric: x}}` as one dictionary of "learner/metric"; the metrics of a single learner bear no prefix.
+
+  >>> named({"main": {"loss": 1}}), named({"cl": {"loss": 1}, "nscl": {"loss": 2}})
+  ({'loss': 1}, {'cl/loss': 1, 'nscl/loss': 2})
+  """
+  alone = len(metrics) == 1
+  return {key if alone else f"{name}/{key}": value for name, of_one in metrics.items() for key, value in of_one.items()}

@@ -1,1 +1,0 @@
-"""One short file a data set; each returns a config filled from `configs.defaults`."""

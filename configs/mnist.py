@@ -1,0 +1,29 @@
+"""MNIST, small."""
+
+from spectral_jax.defaults import get_defaults
+
+
+def get_config(arg=None):
+  del arg
+  config = get_defaults()
+  config.batch_size = 256
+  config.epochs = 14
+  config.data.name = "mnist5k"
+  config.data.image_size = 14
+  config.augment.crop_scale = None
+  config.augment.flip = False          # a mirrored 2 is no digit
+  config.augment.jitter_strength = 0.0
+  config.augment.gray_prob = 0.0
+  config.augment.affine.rotation_deg = 20.0
+  config.augment.affine.scale = 0.2
+  config.augment.affine.shear = 0.3
+  config.augment.affine.shift = 0.1
+  config.model.encoder = "convnet"
+  config.model.projector_hidden = 256
+  config.model.projector_dim = 64
+  config.loss.temperature = 0.5
+  config.optimizer.name = "adamw"
+  config.optimizer.learning_rate = 3e-3
+  config.checkpoint.every_steps = 100
+  config.bank.refresh_epochs = 1
+  return config

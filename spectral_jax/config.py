@@ -1,0 +1,88 @@
+"""Config files: found from any folder, loaded, their keys known."""
+
+import importlib.util
+import pathlib
+import re
+
+from spectral_jax._errors import ConfigError
+from spectral_jax._names import nearest
+
+PACKAGE = pathlib.Path(__file__).resolve().parent
+# Beside the package in a checkout, inside it in an installation.
+SHIPPED = next(folder for folder in (PACKAGE / "configs", PACKAGE.parent / "configs") if folder.is_dir())
+# Keys of earlier versions.
+RENAMED = {"augment.grey_prob": "augment.gray_prob", "augment.solarise_prob": "augment.solarize_prob"}
+
+
+def shipped():
+  """Names of the configs that come with the package."""
+  return sorted(path.stem for path in SHIPPED.glob("[!_]*.py"))
+
+
+def find_config(name):
+  """Returns the path of a config file: as given, or one that is shipped; 'cifar10' stands for configs/cifar10.py."""
+  file, colon, argument = name.partition(":")
+  path = pathlib.Path(file)
+  inside = SHIPPED / path.name if path.parent.name in ("configs", "") else path
+  for candidate in (path, inside, inside.with_suffix(".py")):
+    if candidate.is_file():
+      return f"{candidate}{colon}{argument}"
+  raise ConfigError(
+      f"--config={name}: there is no such file.{nearest(path.stem, shipped())} "
+      f"Configs that come with the package: {', '.join(shipped())}")
+
+
+def load_config(path):
+  """Returns `get_config()` of a config file, or `get_config(argument)` of 'FILE:argument'; the path as `find_config` takes it.
+
+  >>> load_config("digits").data.name
+  'digits'
+  """
+  file, colon, argument = find_config(path).partition(":")
+  spec = importlib.util.spec_from_file_location(pathlib.Path(file).stem, file)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  try:
+    return module.get_config(argument) if colon else module.get_config()
+  except AttributeError as error:  # the config is locked: a key that the defaults do not have
+    raise ConfigError(f"{file}: {error}{_renamed_hint(str(error))}") from error
+
+
+def check_keys(argv, path):
+  """Raises ConfigError for a `--config.KEY` that the config does not have, or a key written as a flag, naming the right one."""
+  known = keys(load_config(path))
+  for word in argv[1:]:
+    match = re.match(r"--?(?:no)?config\.([\w.]+)", word)
+    if match and match.group(1) not in known and not _grows(match.group(1), known):
+      raise ConfigError(f"--config.{match.group(1)}: the config has no such key.{_hint(match.group(1), known)}")
+    flag = re.match(r"--([\w.]+)", word)
+    if flag and not match and flag.group(1) in known:
+      raise ConfigError(f"--{flag.group(1)} is a key of the config: write --config.{word.removeprefix('--')}")
+
+
+def _hint(key, known):
+  if key == "workdir":
+    return " The folder is a flag of its own: --workdir=DIR"
+  if key in RENAMED:
+    return f" It is called {RENAMED[key]!r} now."
+  in_another_section = [k for k in known if k.split(".")[-1] == key] if "." not in key else []
+  return f" Did you mean {in_another_section[0]!r}?" if in_another_section else nearest(key, known)
+
+
+def _renamed_hint(message):
+  return "".join(f" {old!r} is called {new!r} now." for old, new in RENAMED.items() if old.split(".")[-1] in message)
+
+
+def _grows(key, known):
+  """Whether the key lies in a section whose keys are free: a loss's own keywords."""
+  return any(key.startswith(f"{section}.") for section in known if section.split(".")[-1] == "kwargs")
+
+
+def keys(config, prefix=""):
+  """All keys of a config, sections included, with dots."""
+  found = []
+  for key, value in config.items():
+    found.append(prefix + key)
+    if hasattr(value, "items"):
+      found += keys(value, prefix + key + ".")
+  return found

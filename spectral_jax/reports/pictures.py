@@ -1,0 +1,143 @@
+"""The pictures that a run leaves: its curves, its augmented pairs, its spectrum, its nearest neighbors."""
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure  # not pyplot: it would choose a backend for the whole process
+from matplotlib.ticker import MaxNLocator
+
+from spectral_jax.training.diagnostics import VANISHED
+
+INK, BLUE, ORANGE, GREEN, RED, GRAY = "#222222", "#2b6cb0", "#dd6b20", "#2f855a", "#c53030", "#a0aec0"
+STYLE = {
+    "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": INK,
+    "axes.titlesize": 10, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.grid": True,
+    "grid.color": "#e2e8f0", "grid.linewidth": 0.6, "legend.frameon": False, "lines.linewidth": 1.4,
+    "figure.facecolor": "white", "savefig.dpi": 130}
+
+# Panels of the curves: title, then each line's key, name and color. A panel without data is left out.
+PANELS = (
+    ("Loss", (("loss", "", BLUE),)),
+    ("Accuracy of nearest neighbors (test set)", (("knn_accuracy", "k-NN", GREEN),)),
+    ("Effective ranks of the embeddings", (
+        ("effective_rank", "entropy", BLUE), ("effective_rank_rankme", "RankMe", ORANGE),
+        ("effective_rank_participation", "participation", GREEN), ("effective_rank_stable", "stable", RED))),
+    ("Squared gradient norm, mean over anchors", (
+        ("band_upper", "upper bound", ORANGE), ("band_value", "measured", BLUE), ("band_lower", "lower bound", GREEN))),
+    ("Bounds over the measured norm: how tight", (
+        ("band_upper_ratio", "upper bound", ORANGE), ("band_lower_ratio", "lower bound", GREEN))),
+    ("Effective negatives of an anchor", (("effective_negatives", "", BLUE),)),
+    ("Shares of one", (
+        ("vanished_share", f"anchors with q < {VANISHED}", RED), ("top_eigenvalue", "top eigenvalue", BLUE))),
+    ("Alignment and uniformity", (("alignment", "alignment", BLUE), ("uniformity", "uniformity", ORANGE))),
+    ("Effective rank of batches, in the bank", (
+        ("selected_rank", "selected", BLUE), ("random_rank", "random", GRAY))),
+    ("Learning rate", (("learning_rate", "", INK),)),
+)
+LOGARITHMIC = ("Squared gradient norm, mean over anchors",)
+
+
+def save_curves(path, records, baseline=None):
+  """Draws each metric against the step; `baseline` is the raw pixels' k-NN accuracy, a dotted line."""
+  panels = [(title, [(key, name, color) for key, name, color in lines if _series(records, key)[0]])
+            for title, lines in PANELS]
+  panels = [(title, lines) for title, lines in panels if lines]
+  with style():
+    rows = -(-len(panels) // 2)
+    figure = Figure(figsize=(10, 2.7 * rows), layout="constrained")
+    axes = figure.subplots(rows, 2, squeeze=False)
+    for axis, (title, lines) in zip(axes.flat, panels):
+      for key, name, color in lines:
+        steps, values = _series(records, key)
+        axis.plot(steps, values, color=color, label=name, marker="." if len(steps) < 30 else None)
+      if title in LOGARITHMIC:
+        axis.set_yscale("log")
+      if lines[0][0] == "knn_accuracy" and baseline is not None:
+        axis.axhline(baseline, color=INK, linestyle=":", linewidth=1, label="raw pixels")
+      if any(name for _, name, _ in lines):
+        axis.legend(fontsize=8)
+      axis.set(title=title, xlabel="step")
+      axis.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    for axis in axes.flat[len(panels):]:
+      axis.set_visible(False)
+    _save(figure, path)
+
+
+def _series(records, key):
+  points = [(r["step"], r[key]) for r in records if key in r and np.isfinite(r[key])]
+  return [list(part) for part in zip(*points)] if points else [[], []]
+
+
+def save_pairs(path, originals, views):
+  """Draws images `(n, h, w, c)` in [0, 1] above their two views `(n, 2, h, w, c)`."""
+  count = len(originals)
+  with style():
+    figure = Figure(figsize=(0.9 * count + 0.7, 3.1), layout="constrained")
+    axes = figure.subplots(3, count, squeeze=False)
+    for row, (name, images) in enumerate((("image", originals), ("view u", views[:, 0]), ("view v", views[:, 1]))):
+      for axis, image in zip(axes[row], images):
+        _image(axis, image)
+      axes[row, 0].set_ylabel(name, rotation=0, ha="right", va="center")
+    figure.suptitle("What the loss pulls together: two views of each image", fontsize=10, fontweight="bold", color=INK)
+    _save(figure, path)
+
+
+def save_spectrum(path, spectra):
+  """Draws normalized eigenvalues on a logarithmic axis; `spectra` maps a name to (eigenvalues, effective rank)."""
+  with style():
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    axis = figure.subplots()
+    for (name, (values, rank)), color in zip(spectra.items(), (BLUE, GREEN, GRAY, ORANGE)):
+      share = np.maximum(np.asarray(values) / np.sum(values), 1e-12)
+      axis.plot(np.arange(1, len(share) + 1), share, color=color, label=f"{name}: effective rank {rank:.1f}")
+    axis.set(title="Spectrum on the test set", xlabel="eigenvalue, from the largest", ylabel="share of the trace",
+             xscale="log", yscale="log", ylim=(1e-6, 1.3))
+    axis.legend()
+    _save(figure, path)
+
+
+def save_neighbors(path, queries, query_labels, neighbors, neighbor_labels, class_names):
+  """Draws test images `(n, h, w, c)` and the training images nearest to each, `(n, k, h, w, c)`.
+
+  A green frame is of the same class, a red one of another, which is named.
+  """
+  count, near = neighbor_labels.shape
+  with style():
+    figure = Figure(figsize=(0.95 * (near + 1) + 0.6, 1.08 * count + 0.5), layout="constrained")
+    axes = figure.subplots(count, near + 1, squeeze=False)
+    for row in range(count):
+      _image(axes[row, 0], queries[row])
+      axes[row, 0].set_ylabel(class_names[query_labels[row]], rotation=0, ha="right", va="center")
+      for column in range(near):
+        same = neighbor_labels[row, column] == query_labels[row]
+        _image(axes[row, column + 1], neighbors[row, column], GREEN if same else RED)
+        if not same:
+          axes[row, column + 1].set_title(class_names[neighbor_labels[row, column]], fontsize=8, color=RED,
+                                          fontweight="normal", loc="center", pad=2)
+    axes[0, 0].set_title("test", fontsize=9, loc="center")
+    figure.suptitle("Nearest training images by cosine similarity of the features", fontsize=10, fontweight="bold",
+                    color=INK)
+    _save(figure, path)
+
+
+def _image(axis, image, frame=None):
+  gray = image.shape[-1] == 1
+  axis.imshow(np.clip(image[..., 0] if gray else image, 0, 1), cmap="gray_r" if gray else None, vmin=0, vmax=1,
+              interpolation="nearest")
+  axis.set(xticks=[], yticks=[])
+  axis.grid(False)
+  for spine in axis.spines.values():
+    spine.set_visible(frame is not None)
+    if frame is not None:
+      spine.set(color=frame, linewidth=2)
+
+
+def _save(figure, path):
+  """The picture appears whole or not at all, the same bytes from the same numbers."""
+  part = path.with_name(path.name + ".part")
+  figure.savefig(part, format="png", metadata={"Software": None})
+  part.replace(path)
+
+
+def style():
+  """The house's look, for the pictures drawn within it."""
+  return matplotlib.rc_context(STYLE)

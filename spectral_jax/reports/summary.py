@@ -1,0 +1,156 @@
+"""What a run says first and last, and the summary that it leaves."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from spectral_jax import spectrum
+from spectral_jax._arrays import unit_rows
+from spectral_jax.evaluation import SCORES, score, split_pixels, spread
+from spectral_jax.reports import gallery
+from spectral_jax.training.state import main_learner, variables
+from spectral_jax.workdir import checkpoints
+from spectral_jax.workdir.folder import SUMMARY, is_lead, read_json, write_json
+from spectral_jax.workdir.logs import images_per_second
+
+SCORED = "scores.json"  # what has been scored so far, should the run be stopped meanwhile
+FILES = (("summary.json", "these figures"),
+         ("curves.png", "loss, accuracy and ranks over training"),
+         ("augmented_pairs.png", "two views of some images"),
+         ("spectrum.png", "eigenvalues of the embedding"),
+         ("neighbors.png", "nearest training images"),
+         ("metrics.jsonl", "every logged step; events.* hold the same for TensorBoard (pip install tensorboard)"),
+         ("config.json", "the config as it was resolved"),
+         ("checkpoints", "the last few and the best"))
+
+
+def opening(run, folder):
+  """Says what will be done, on what, and where it goes."""
+  config, data, devices = run.config, run.dataset, run.mesh.devices.ravel()
+  learners = jax.eval_shape(run.program.init, 0).learners
+  parameters = sum(x.size for x in jax.tree.leaves(next(iter(learners.values())).params))
+  shape, way = "x".join(map(str, data.image_shape)), "resident" if data.resident else "streamed"
+  losses = ", ".join(learners) if len(learners) > 1 else config.loss.name
+  print(
+      f"{data.name}: {data.train.size:,} training and {data.test.size:,} test images of {len(data.class_names)} "
+      f"classes, {shape}, {way}\n"
+      f"{config.model.encoder} with {parameters:,} parameters, {losses}, batches of {config.batch_size}, "
+      f"{run.total_steps:,} steps on {len(devices)} {devices[0].device_kind} device{'s'[:len(devices) > 1]}\n"
+      f"Everything goes to {folder}")
+  skipped = len(data.train.skipped) + len(data.test.skipped)
+  if skipped:
+    print(f"{skipped} undecodable images were left out, as config.data.on_undecodable='skip' asks: "
+          + ", ".join((data.train.skipped + data.test.skipped)[:5]))
+
+
+def finished_before(run, folder):
+  """Repeats the closing table of a run that needs nothing more."""
+  summary = read_json(folder / SUMMARY)
+  print_table(summary, run.config.eval.shots, folder)
+  print("This run had finished before. Give another --workdir to train anew.")
+  return summary
+
+
+def closing(run, state, host, folder):
+  """Scores the representations and their baselines, writes summary.json and the pictures. Returns the summary."""
+  print("Scoring the representation ...")
+  data, limits = run.dataset, run.config.eval
+  every = spread(data.train.size, limits.train_limit)
+  some = every[spread(len(every), limits.baseline_limit)]
+  test = spread(data.test.size, limits.test_limit)
+
+  @functools.cache
+  def described(name):
+    learner = main_learner(run.init()) if name == "random_init" else state.learners[name]
+    return describe(run, learner, some if name == "random_init" else every, test)
+
+  def of_pixels():
+    train, tested = (split_pixels(split, chosen) for split, chosen in ((data.train, some), (data.test, test)))
+    return _score(run, some, train, test, tested)
+
+  def of_network(name):
+    found = described(name)
+    scores = _score(run, found.train_indices, found.train, test, found.test)
+    return {**scores, "effective_rank": float(spectrum.effective_rank(found.embedding))}
+
+  parts = {name: functools.partial(of_network, name) for name in (*state.learners, "random_init")}
+  scored = _scored(folder, {**parts, "raw_pixels": of_pixels})
+  first = next(iter(state.learners))
+  loss = {name: value for name, value in host["last"].items() if name.rsplit("/", 1)[-1] == "loss"}
+  with checkpoints.open_checkpoints(folder, read_only=True) as manager:
+    best = checkpoints.best(manager) or (None, None)
+  summary = {
+      **scored[first],
+      "raw_pixels": scored["raw_pixels"], "random_init": scored["random_init"],
+      # A run of one interval has no time without compilation.
+      "images_per_second": images_per_second(host, run.config.batch_size)
+                           or run.total_steps * run.config.batch_size / host["seconds"],
+      "images_per_second_with_compilation": not images_per_second(host, run.config.batch_size),
+      "train_seconds": host["seconds"],
+      "final_loss": next(iter(loss.values())),
+      "best_step": best[0], "best_knn_accuracy": best[1],
+  }
+  if len(state.learners) > 1:
+    summary["learners"] = {name: {**scored[name], "final_loss": loss[f"{name}/loss"]} for name in state.learners}
+  gallery.draw(run, state, folder, summary, described(first), described("random_init"))
+  if is_lead():
+    write_json(folder / SUMMARY, summary)
+    (folder / SCORED).unlink()
+  print_table(summary, run.config.eval.shots, folder)
+  return summary
+
+
+def _scored(folder, parts):
+  """The scores of every part, those that an earlier start has left not made again."""
+  path = folder / SCORED
+  scored = read_json(path) if path.exists() else {}
+  for name, part in parts.items():
+    if name not in scored:
+      scored[name] = part()
+      if is_lead():
+        write_json(path, scored)
+  return scored
+
+
+class Described(NamedTuple):
+  """Frozen features of the examples that a run is scored with."""
+  train_indices: np.ndarray
+  test_indices: np.ndarray
+  train: jax.Array         # (m, f) features of training examples
+  test: jax.Array          # (n, f) features of the test set
+  embedding: jax.Array     # (n, p) unit rows after the projector, of the test set
+
+
+def describe(run, learner, train_indices, test_indices):
+  """Frozen features by a learner's encoder."""
+  train, _ = run.features(variables(learner), run.dataset.train, train_indices)
+  test, projected = run.features(variables(learner), run.dataset.test, test_indices)
+  return Described(train_indices, test_indices, train, test, unit_rows(projected))
+
+
+def _score(run, train_indices, train, test_indices, test):
+  data = run.dataset
+  return score(train, data.train.labels[train_indices], test, data.test.labels[test_indices],
+               num_classes=len(data.class_names), config=run.config.eval)
+
+
+def print_table(summary, shots, folder):
+  """Prints the scores beside their baselines, and what lies where."""
+  trained = summary.get("learners", {"trained": summary})
+  columns = {**trained, "raw pixels": summary["raw_pixels"], "random init": summary["random_init"]}
+  print("\n" + " " * 24 + "".join(f"{name:>13}" for name in columns))
+  for one in SCORES:
+    title = f"{shots} labels a class" if one.key == "few_shot_accuracy" else one.title
+    print(f"{title:24}" + "".join(f"{scores[one.key]:13.4f}" for scores in columns.values()))
+  compiling = ", compilation included" if summary["images_per_second_with_compilation"] else ""
+  best = "" if summary["best_step"] is None else \
+      f"\nBest in-training kNN {summary['best_knn_accuracy']:.4f} at step {summary['best_step']:,}, whose checkpoint is kept."
+  print(
+      f"\n{summary['train_seconds']:.0f} s of training, {summary['images_per_second']:,.0f} images/s{compiling}, "
+      f"final loss {summary['final_loss']:.4f}, effective rank of the test embedding {summary['effective_rank']:.1f}{best}"
+      f"\n\n{folder}")
+  for name, meaning in FILES:
+    if (folder / name).exists():
+      print(f"  {name:21} {meaning}")

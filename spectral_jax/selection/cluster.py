@@ -1,0 +1,57 @@
+"""Cluster batches: every batch from one cluster of the embeddings (arXiv 2407.18887).
+
+Spherical k-means: labels and unit centres `c` that raise `sum_i x_i . c_{label(i)}`. The paper clusters a source into 10
+and fills a batch from one cluster. Ours, where the paper leaves it open: greedy k-means++ seeds and 20 rounds; examples in random
+order within their cluster; and, so that every example is seen, batches are consecutive runs through the clusters: at
+most `clusters - 1` batches of an epoch hold two clusters or more.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from spectral_jax._arrays import HIGHEST, unit_rows
+from spectral_jax.selection import _graph
+
+_ROUNDS = 20
+
+
+def cluster_order(key, rows, clusters):
+  """The examples `(n,)`, cluster by cluster; within one, in the order of `rows`."""
+  labels, _ = kmeans(key, rows, min(clusters, rows.shape[0]))
+  return jnp.argsort(labels, stable=True).astype(jnp.int32)
+
+
+def kmeans(key, rows, clusters):
+  """Labels `(n,)` and unit centres `(clusters, d)` of unit rows by spherical k-means: 20 n d clusters operations.
+
+  Ties go to the lower label; a cluster that loses all its rows keeps its centre.
+  """
+  def assign(centres):
+    of = lambda some: jnp.argmax(jnp.dot(rows[some], centres.T, precision=HIGHEST), axis=1).astype(jnp.int32)
+    return _graph.in_tiles(of, rows.shape[0])
+
+  def refine(_, centres):
+    sums = jax.ops.segment_sum(rows, assign(centres), clusters)
+    return jnp.where(jnp.any(sums != 0, axis=1, keepdims=True), unit_rows(sums), centres)
+
+  centres = lax.fori_loop(0, _ROUNDS, refine, _seeds(key, rows, clusters))
+  return assign(centres), centres
+
+
+def _seeds(key, rows, clusters):
+  """Greedy k-means++: of a few rows drawn in proportion to their distance `1 - cos` to the seeds, the one that helps most."""
+  trials = 2 + clusters.bit_length()  # 2 + log k, as Arthur and Vassilvitskii's implementation
+
+  def draw(k, carry):
+    seeds, distance = carry
+    # Where all that is left coincides with a seed, any row with a direction does.
+    weight = jnp.where(jnp.any(distance > 0), distance, directed)
+    drawn = rows[jax.random.categorical(jax.random.fold_in(key, k), jnp.log(weight), shape=(trials,))]
+    away = jnp.maximum(1 - jnp.dot(rows, drawn.T, precision=HIGHEST), 0.0)
+    distances = jnp.minimum(distance[:, None], away * directed[:, None])
+    best = jnp.argmin(jnp.sum(distances, axis=0))
+    return seeds.at[k].set(drawn[best]), distances[:, best]
+
+  directed = jnp.any(rows != 0, axis=1).astype(rows.dtype)
+  return lax.fori_loop(0, clusters, draw, (jnp.zeros((clusters, rows.shape[1]), rows.dtype), directed))[0]

@@ -1,0 +1,62 @@
+"""What several seeds say: means, confidence intervals, and what it took to reach a target."""
+
+import math
+
+import numpy as np
+from scipy.special import stdtrit
+
+from spectral_jax.evaluation import SCORES
+
+
+def interval(values):
+  """Returns `(mean, half)`: the mean and half the width of its 95% confidence interval; NaN for one value.
+
+  >>> mean, half = interval([1.0, 2.0, 3.0])
+  >>> print(f"{mean:.3f} {half:.3f}")
+  2.000 2.484
+  """
+  values = np.asarray(values, float)
+  n = len(values)
+  if n < 2:
+    return (float(values.mean()) if n else math.nan), math.nan
+  return float(values.mean()), float(stdtrit(n - 1, 0.975) * values.std(ddof=1) / math.sqrt(n))
+
+
+def first_reaching(curve, name, target):
+  """The first point of a curve whose `name` is at least `target`, or None."""
+  return next((point for point in curve if point[name] >= target), None)
+
+
+def summarize(results, targets):
+  """One row a rule: final scores, differences from `random` seed by seed, and what the targets took.
+
+  Args:
+    results: what `run_cases` returns, as a list, each with its `rule` and `seed`.
+    targets: `{"knn_accuracy": ..., "linear_accuracy": ...}`.
+
+  Returns:
+    A dict of dicts; entries are `(mean, half)`, reached targets also with how many seeds reached them.
+  """
+  by_rule = {}
+  for result in results:
+    by_rule.setdefault(result["rule"], {})[result["seed"]] = result
+  return {rule: _row(runs, by_rule.get("random", {}), targets) for rule, runs in by_rule.items()}
+
+
+def _row(runs, random, targets):
+  final = {seed: run["curve"][-1] for seed, run in runs.items()}
+  seconds = [point["seconds"] for point in final.values()]
+  row = {"seeds": len(runs), "seconds": interval(seconds), "fastest": min(seconds), "slowest": max(seconds)}
+  row["selection_share"] = interval([
+      (run["refresh_seconds"] + run["selection_seconds"]) / run["curve"][-1]["seconds"] for run in runs.values()])
+  ranks = [run["mean_selected_rank"] / run["mean_random_rank"] for run in runs.values() if "mean_random_rank" in run]
+  row["rank_ratio"] = interval(ranks) if ranks else None
+  for name, _, _ in SCORES:
+    row[name] = interval([point[name] for point in final.values()])
+    row[f"{name}_gain"] = interval([
+        final[seed][name] - random[seed]["curve"][-1][name] for seed in final if seed in random])
+  for name, target in targets.items():
+    reached = [point for run in runs.values() if (point := first_reaching(run["curve"], name, target))]
+    row[f"{name}_target"] = {"reached": len(reached), **{
+        key: interval([point[key] for point in reached]) for key in ("seconds", "step", "examples")}}
+  return row

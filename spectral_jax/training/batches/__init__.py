@@ -1,0 +1,1 @@
+"""Which examples form which batch, and how they reach the devices."""

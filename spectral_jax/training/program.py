@@ -1,0 +1,91 @@
+"""What is compiled for a run, apart from what the run is: shared by all runs of one shape.
+
+Temperature, learning rate, lengths and seed are arguments of the compiled functions; all else that they depend on is the
+key under which a program is kept, so that a study compiles once for all its cells of one shape.
+"""
+
+import functools
+from typing import Callable, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from ml_collections import config_dict
+
+from spectral_jax.augment import make_augment
+from spectral_jax.mesh import replicated, state_shardings
+from spectral_jax.models import build_model
+from spectral_jax.training.diagnostics import observe
+from spectral_jax.training.objective import learner_sections, make_objective, make_whitening
+from spectral_jax.training.optimizer import make_optimizer
+from spectral_jax.training.state import init_state
+from spectral_jax.training.step import Hyper, make_gradient, make_step
+from spectral_jax.training.views import make_views
+
+
+class Shape(NamedTuple):
+  """What a program depends on besides the config: the data's shape and the mesh."""
+  image: tuple[int, int, int]
+  examples: int
+  classes: int
+  resident: bool
+  mesh: jax.sharding.Mesh
+
+
+class Program(NamedTuple):
+  init: Callable            # seed -> State
+  step: Callable            # (state, batch, images, labels, hyper) -> (state, metrics); the state is donated
+  observed_step: Callable   # the same with diagnostics among the metrics
+  views: Callable           # (state, batch, images) -> (u, v)
+  encode: Callable          # (variables, uint8 images) -> (features, projections)
+  gradients: dict           # learner -> (learner, views, batch, temperature) -> (value, gradient, ...), not jitted
+  whitened: Callable        # whitening method -> such a gradient of the first learner, not jitted
+
+
+def make_program(config, shape):
+  """Returns the `Program` of a config's sections, the one made before where they are the same."""
+  return _program(_static(config), shape)
+
+
+def _static(config):
+  """The sections that a program depends on, without what is an argument of its functions; hashable."""
+  learners = {}
+  for name, section in learner_sections(config).items():
+    learners[name] = {"name": section.name, "kwargs": dict(section.kwargs or {}), "temperature": None}
+  keep = {name: config[name].to_dict() for name in ("augment", "model", "whitening")}
+  optimizer = {name: config.optimizer[name] for name in ("name", "weight_decay", "momentum")}
+  numbers = {name: config[name] for name in ("batch_size", "microbatches", "sharding")}
+  return config_dict.FrozenConfigDict(
+      {**keep, **numbers, "optimizer": optimizer, "learners": learners, "image_size": config.data.image_size,
+       "momentum": config.bank.momentum})
+
+
+@functools.lru_cache(8)
+def _program(config, shape):
+  mesh, model, make_tx = shape.mesh, build_model(config.model), make_optimizer(config.optimizer)
+  objectives = {name: make_objective(section, mesh, config.batch_size, shape.classes)
+                for name, section in config.learners.items()}
+  views = make_views(make_augment(config.augment, config.image_size, cropped=not shape.resident))
+
+  def gradient_of(objective, whitening):
+    return make_gradient(model, objective, make_whitening(whitening), config.microbatches)
+
+  def init(seed):
+    tx, _ = make_tx(Hyper({}, 1.0, 1.0, 1.0))  # its state does not depend on them
+    return init_state(seed, model, objectives, tx, shape.image, examples=shape.examples, averaged=config.momentum > 0)
+
+  def encode(variables, images):
+    return model.apply(variables, images.astype(jnp.float32) / 255, train=False)
+
+  everywhere = replicated(mesh)
+  shardings = state_shardings(jax.eval_shape(init, 0), mesh, config.sharding)
+  gradients = {name: gradient_of(objective, config.whitening) for name, objective in objectives.items()}
+  step, observed_step = (
+      jax.jit(make_step(gradients, make_tx, views, watched, config.momentum), donate_argnums=0,
+              out_shardings=(shardings, everywhere))
+      for watched in (None, observe))
+  first = next(iter(objectives.values()))
+  return Program(
+      init=jax.jit(init, out_shardings=shardings), step=step, observed_step=observed_step,
+      views=jax.jit(views, out_shardings=everywhere), encode=jax.jit(encode, out_shardings=everywhere),
+      gradients=gradients,
+      whitened=lambda method: gradient_of(first, config_dict.ConfigDict({**config.whitening, "method": method})))

@@ -1,0 +1,1 @@
+"""The folder that a run leaves: who may write it, its checkpoints, its logs."""

@@ -1,0 +1,160 @@
+"""The folder that a run leaves behind: claimed by one process, for one config; files written whole or not at all."""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import pathlib
+
+import jax
+from jax.experimental import multihost_utils
+
+from spectral_jax._errors import ConfigError, RunError
+
+CONFIG = "config.json"
+SUMMARY = "summary.json"
+
+
+def is_lead():
+  """Whether this process writes what all leave: the first of them."""
+  return jax.process_index() == 0
+
+
+def wait_for_all(what):
+  """Returns when every process has come here; `what` names the place in errors."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(what)
+
+
+def config_dict(config):
+  """The config as JSON would give it back: tuples are lists."""
+  return json.loads(json.dumps(config.to_dict()))
+
+
+@contextlib.contextmanager
+def claim(folder, config, *, restart=False):
+  """Yields the folder as a Path, made if need be, with the resolved config in it.
+
+  With `restart` what the folder holds is first moved into a folder `earlier-N` in it.
+
+  Raises:
+    ConfigError: it holds a run with another config (the keys that differ are named), or cannot be written.
+    RunError: another process is running in it.
+  """
+  folder = pathlib.Path(folder).expanduser().absolute()
+  with contextlib.ExitStack() as stack:
+    if is_lead():
+      stack.enter_context(_locked(folder))
+      if restart:
+        begin_anew(folder)
+      _same_config(folder, config_dict(config))
+    wait_for_all("claim")
+    yield folder
+
+
+@contextlib.contextmanager
+def _locked(folder):
+  with _writable(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = open(folder / ".lock", "a")  # stays open, and with it the lock, until the process ends in whatever way
+  with lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+      if error.errno not in (errno.EAGAIN, errno.EACCES):
+        raise
+      raise RunError(f"another process is running in {folder}; wait for it or give another --workdir") from None
+    yield
+
+
+def _same_config(folder, config):
+  path = folder / CONFIG
+  if not path.exists():
+    with _writable(folder):
+      write_json(path, config)
+    return
+  before, now, missing = flat(read_json(path)), flat(config), object()
+  changed = sorted(key for key in before.keys() | now.keys() if before.get(key, missing) != now.get(key, missing))
+  if changed:
+    lines = [f"  {key}: {before.get(key, '(absent)')!r} there, {now.get(key, '(absent)')!r} now" for key in changed]
+    raise ConfigError(
+        f"{folder} holds a run with another config; nothing was changed in it.\n" + "\n".join(lines) +
+        "\nGive another --workdir, or the same config to go on with that run.")
+
+
+def read_json(path):
+  """The dictionary in a JSON file of a workdir.
+
+  Raises:
+    ConfigError: it holds something else; the message says what can be done.
+  """
+  try:
+    content = json.loads(path.read_bytes())
+  except ValueError as error:
+    raise ConfigError(f"{path} is damaged ({error}). {_REMEDIES.get(path.name, 'Delete it')}.") from None
+  if not isinstance(content, dict):
+    raise ConfigError(f"{path} is damaged (it holds no dictionary). {_REMEDIES.get(path.name, 'Delete it')}.")
+  return content
+
+
+_REMEDIES = {
+    CONFIG: "Delete it and give the run's own command again, which writes it anew; checkpoints are not touched",
+    SUMMARY: "Delete it and give the run's command again, which scores the last checkpoint anew"}
+
+
+def begin_anew(folder):
+  """Moves all that a run has left in the folder, but its lock, into a new folder `earlier-N` in it. Returns that folder."""
+  earlier = folder / f"earlier-{len(list(folder.glob('earlier-*')))}"
+  left = [path for path in folder.iterdir() if path.name != ".lock" and not path.name.startswith("earlier-")]
+  if left:
+    earlier.mkdir()
+    for path in left:
+      os.replace(path, earlier / path.name)
+  return earlier
+
+
+def flat(tree, prefix=""):
+  """{'a': {'b': 1}} -> {'a.b': 1}."""
+  if not isinstance(tree, dict) or not tree:
+    return {prefix: tree}
+  return {k: v for key, value in tree.items() for k, v in flat(value, f"{prefix}.{key}" if prefix else key).items()}
+
+
+def write_json(path, content):
+  """Writes the whole file or nothing."""
+  part = path.with_name(path.name + ".part")
+  with open(part, "w") as file:
+    json.dump(content, file, indent=2)
+    file.write("\n")
+    file.flush()
+    os.fsync(file.fileno())
+  os.replace(part, path)
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextlib.contextmanager
+def disk_errors(folder):
+  """Says plainly that the disk is full, a quota spent or a limit reached, whichever library found out."""
+  try:
+    yield
+  except Exception as error:  # of whatever type a library makes of it; all but a full disk go on as they are
+    known = isinstance(error, OSError) and error.errno in _FULL
+    reasons = [error.strerror] if known else [os.strerror(n) for n in _FULL if os.strerror(n) in str(error)]
+    if not reasons:
+      raise
+    raise RunError(
+        f"the disk of {folder} is full ({reasons[0]}); free some space and give the same command again: "
+        "the run goes on from its last checkpoint") from error
+
+
+@contextlib.contextmanager
+def _writable(folder):
+  try:
+    yield
+  except OSError as error:
+    raise ConfigError(
+        f"--workdir={folder} cannot be written: {error.strerror}; "
+        "name another folder, or free some space") from error
