@@ -30,6 +30,7 @@ def get_defaults():
       temperature=config_dict.placeholder(float),  # None: the loss's own default
       kwargs=config_dict.create())     # its other keywords, e.g. --config.loss.kwargs="{'kernel': 'gaussian(2.0)'}"
   config.learners = config_dict.create()  # {name: loss section}: several learners on the same views; see `learner`
+  config.main_learner = ""             # of several, the one whose accuracy chooses the best checkpoint; "": by alphabet
   config.optimizer = config_dict.create(
       name="sgd",                      # "sgd", "lars" or "adamw"
       learning_rate=0.1,               # per 256 images
@@ -67,6 +68,11 @@ def learner(name, *, temperature=None, **kwargs):
   section = config_dict.create(name=name, temperature=config_dict.placeholder(float), kwargs=config_dict.create(**kwargs))
   section.temperature = temperature
   return section
+
+
+def learners(**sections):
+  """The section `config.learners` of named loss sections."""
+  return config_dict.create(**sections)
 
 
 def _data():

@@ -15,7 +15,7 @@ from spectral_jax.training.batches.tables import epoch_indices, of_stored
 from spectral_jax.workdir.logs import read_metrics
 from spectral_jax.mesh import make_mesh, over_data
 from spectral_jax.training.run import prepare
-from spectral_jax.training.state import averaged_variables, main_learner, variables
+from spectral_jax.training.state import averaged_variables, variables
 from spectral_jax.workdir import checkpoints
 
 # Batches of 240 of 1,437 digits: an epoch has 5 steps.
@@ -62,7 +62,7 @@ def test_the_bank_is_the_encoders_embedding_of_every_training_image(one_device, 
   state = one_device.init()
   everything = np.arange(digits.train.size)
   _, z = split_features(
-      one_device.program.encode, variables(main_learner(state)), digits.train, everything, batch_size=512, mesh=one_device.mesh)
+      one_device.program.encode, variables(state.learners["main"]), digits.train, everything, batch_size=512, mesh=one_device.mesh)
   z = np.asarray(z, np.float64)
   z /= np.linalg.norm(z, axis=1, keepdims=True)
   rows = one_device.bank.refresh(state)
@@ -155,13 +155,13 @@ def test_the_average_follows_the_parameters(digits):
   run = prepare(config_of(**{"bank.momentum": 0.75}), digits, make_mesh(devices=jax.devices()[:1]))
   state = run.init()
   leaf = lambda tree: np.asarray(jax.tree.leaves(tree)[0], np.float64)
-  average = leaf(main_learner(state).params)
-  np.testing.assert_array_equal(leaf(main_learner(state).average), average)
+  average = leaf(state.learners["main"].params)
+  np.testing.assert_array_equal(leaf(state.learners["main"].average), average)
   for batch in run.feed(epoch_indices(0, 0, digits.train.size, 240)[:3], 0):
     state, _ = run.step(state, batch)
-    average = 0.75 * average + 0.25 * leaf(main_learner(state).params)
-  np.testing.assert_allclose(leaf(averaged_variables(main_learner(state))["params"]), average, rtol=1e-5)
-  assert (leaf(main_learner(state).average) != leaf(main_learner(state).params)).any()
+    average = 0.75 * average + 0.25 * leaf(state.learners["main"].params)
+  np.testing.assert_allclose(leaf(averaged_variables(state.learners["main"])["params"]), average, rtol=1e-5)
+  assert (leaf(state.learners["main"].average) != leaf(state.learners["main"].params)).any()
 
 
 def test_streamed_images_are_read_in_the_order_that_was_chosen(tmp_path):

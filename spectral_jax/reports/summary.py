@@ -10,7 +10,7 @@ from spectral_jax import spectrum
 from spectral_jax._arrays import unit_rows
 from spectral_jax.evaluation import SCORES, score, split_pixels, spread
 from spectral_jax.reports import gallery
-from spectral_jax.training.state import main_learner, variables
+from spectral_jax.training.state import variables
 from spectral_jax.workdir import checkpoints
 from spectral_jax.workdir.folder import SUMMARY, is_lead, read_json, write_json
 from spectral_jax.workdir.logs import images_per_second
@@ -63,7 +63,7 @@ def closing(run, state, host, folder):
 
   @functools.cache
   def described(name):
-    learner = main_learner(run.init()) if name == "random_init" else state.learners[name]
+    learner = run.init().learners[run.program.main] if name == "random_init" else state.learners[name]
     return describe(run, learner, some if name == "random_init" else every, test)
 
   def of_pixels():
@@ -77,7 +77,7 @@ def closing(run, state, host, folder):
 
   parts = {name: functools.partial(of_network, name) for name in (*state.learners, "random_init")}
   scored = _scored(folder, {**parts, "raw_pixels": of_pixels})
-  first = next(iter(state.learners))
+  first = run.program.main
   loss = {name: value for name, value in host["last"].items() if name.rsplit("/", 1)[-1] == "loss"}
   with checkpoints.open_checkpoints(folder, read_only=True) as manager:
     best = checkpoints.best(manager) or (None, None)
@@ -89,7 +89,7 @@ def closing(run, state, host, folder):
                            or run.total_steps * run.config.batch_size / host["seconds"],
       "images_per_second_with_compilation": not images_per_second(host, run.config.batch_size),
       "train_seconds": host["seconds"],
-      "final_loss": next(iter(loss.values())),
+      "final_loss": loss.get("loss", loss.get(f"{first}/loss")),
       "best_step": best[0], "best_knn_accuracy": best[1],
   }
   if len(state.learners) > 1:

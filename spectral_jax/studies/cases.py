@@ -94,7 +94,7 @@ def scores_of(run, state):
     return score(*sets, num_classes=len(data.class_names), config=limits)
 
   scores = {name: of_one(learner) for name, learner in state.learners.items()}
-  return named(scores) | next(iter(scores.values()))
+  return named(scores) | scores[run.program.main]
 
 
 def _warm_up(run):

@@ -12,7 +12,6 @@ from jax.flatten_util import ravel_pytree
 
 from spectral_jax import bounds
 from spectral_jax._errors import ConfigError
-from spectral_jax.training.state import main_learner
 
 # The three methods' embeddings differ by a rotation, which no loss of inner products sees: one stands for all.
 METHODS = ("", "zca")
@@ -57,7 +56,7 @@ def _measure(run, state, batches, method):
     # The step fixes the augmentation's randomness: other views for every batch, the same for every method.
     batch = {"index": jnp.asarray(index), "labels": run.labels[index]}
     views = run.views(state._replace(step=jnp.asarray(k, jnp.int32)), batch)
-    loss, g, spread = gradient(main_learner(state), views, batch)
+    loss, g, spread = gradient(state.learners[run.program.main], views, batch)
     g = np.asarray(g, np.float64)
     delta = g - mean  # Welford: no difference of large sums
     mean = mean + delta / (k + 1)
@@ -77,8 +76,8 @@ def _batches(plan, count):
 
 
 def _jitted(run, method):
-  """The training step's own gradient, of the first learner, with another whitening; flat, with the band's rho beside it."""
-  gradient, temperature = run.program.whitened(method), next(iter(run.hyper.temperature.values()))
+  """The training step's own gradient, of the main learner, with another whitening; flat, with the band's rho beside it."""
+  gradient, temperature = run.program.whitened(method), run.hyper.temperature[run.program.main]
 
   @jax.jit
   def flat(learner, views, batch):

@@ -11,7 +11,7 @@ from spectral_jax.mesh import check_sharding
 from spectral_jax.models import build_model
 from spectral_jax.selection.epoch import COVERAGES, RULES
 from spectral_jax.training.batches.planner import check_bank
-from spectral_jax.training.objective import check_objective, learner_sections, make_whitening
+from spectral_jax.training.objective import check_objective, learner_sections, main_name, make_whitening
 from spectral_jax.training.optimizer import make_optimizer, peak_learning_rate, warmup_length
 
 COUNTS = ("microbatches", "model_parallel", "log_every", "checkpoint.every_steps", "checkpoint.keep",
@@ -52,6 +52,7 @@ def check_config(config):
     if "/" in name:
       raise ConfigError(f"config.learners has {name!r}; a name must not hold '/', which parts it from its metrics")
     check_objective(section)
+  check_name("main_learner", main_name(config), tuple(learner_sections(config)))
   make_whitening(config.whitening)
   check_bank(config.bank)
   check_sharding(config.sharding)

@@ -4,7 +4,6 @@ import jax.numpy as jnp
 
 from spectral_jax import _arrays, metrics, spectrum
 from spectral_jax.bounds.batch import batch_report
-from spectral_jax.training.step import named
 
 VANISHED = 0.01  # an anchor whose q = 1 - p_positive lies below has all but stopped learning
 
@@ -55,10 +54,6 @@ def diagnostics(u, v, *, temperature):
       "effective_rank_stable": ranks["stable"]}
 
 
-def observe(observed):
-  """The diagnostics of every learner's step, named as its other metrics are.
-
-  Args:
-    observed: `{name: step.Observed}`.
-  """
-  return named({name: diagnostics(*one.embeddings, temperature=one.temperature) for name, one in observed.items()})
+def diagnose(observed):
+  """The diagnostics of one learner's step, a `step.Observed`."""
+  return diagnostics(*observed.embeddings, temperature=observed.temperature)

@@ -3,10 +3,11 @@
 import time
 
 import jax
+import jax.numpy as jnp
 
 from spectral_jax import preemption
 from spectral_jax._errors import RunError
-from spectral_jax.evaluation import spread
+from spectral_jax.evaluation import alignment, spread
 from spectral_jax.metrics import knn_accuracy
 from spectral_jax.training.batches.planner import Planner, first_tables
 from spectral_jax.training.batches.tables import of_stored, stored
@@ -102,18 +103,20 @@ def _evaluated(run, state, log, step, evaluate):
 
 
 def nearest_neighbors(run, state):
-  """The accuracy that is followed during training, of every learner."""
+  """The accuracy that is followed during training, of every learner; of several also how alike they are."""
   limits, data = run.config.eval, run.dataset
-  chosen, tested = spread(data.train.size, limits.knn_limit), spread(data.test.size, limits.test_limit)
-
-  def accuracy(learner):
-    train, _ = run.features(variables(learner), data.train, chosen)
-    test, _ = run.features(variables(learner), data.test, tested)
-    return float(knn_accuracy(train, data.train.labels[chosen], test, data.test.labels[tested], k=limits.knn_k))
-
-  accuracies = {name: {"knn_accuracy": accuracy(learner)} for name, learner in state.learners.items()}
-  # The first learner's stands for the run.
-  return named(accuracies) | {"knn_accuracy": next(iter(accuracies.values()))["knn_accuracy"]}
+  chosen = {"train": spread(data.train.size, limits.knn_limit), "test": spread(data.test.size, limits.test_limit)}
+  splits = {"train": data.train, "test": data.test}
+  labels = {part: jnp.asarray(splits[part].labels[indices]) for part, indices in chosen.items()}
+  found = {name: {part: run.features(variables(learner), splits[part], indices) for part, indices in chosen.items()}
+           for name, learner in state.learners.items()}
+  scores = {name: {"knn_accuracy": float(knn_accuracy(
+      parts["train"][0], labels["train"], parts["test"][0], labels["test"], k=limits.knn_k))}
+      for name, parts in found.items()}
+  alike = {} if len(found) == 1 else alignment(
+      found, labels, {name: learner.params["model"] for name, learner in state.learners.items()})
+  # The main learner's accuracy stands for the run.
+  return named(scores) | alike | {"knn_accuracy": scores[run.program.main]["knn_accuracy"]}
 
 
 def _content(state, tables):

@@ -14,11 +14,11 @@ from ml_collections import config_dict
 from spectral_jax.augment import make_augment
 from spectral_jax.mesh import replicated, state_shardings
 from spectral_jax.models import build_model
-from spectral_jax.training.diagnostics import observe
-from spectral_jax.training.objective import learner_sections, make_objective, make_whitening
+from spectral_jax.training.diagnostics import diagnose
+from spectral_jax.training.objective import learner_sections, main_name, make_objective, make_whitening
 from spectral_jax.training.optimizer import make_optimizer
 from spectral_jax.training.state import init_state
-from spectral_jax.training.step import Hyper, make_gradient, make_step
+from spectral_jax.training.step import Hyper, make_gradient, make_step, step_of_all
 from spectral_jax.training.views import make_views
 
 
@@ -32,13 +32,13 @@ class Shape(NamedTuple):
 
 
 class Program(NamedTuple):
+  main: str                 # the main learner: see objective.main_name
   init: Callable            # seed -> State
-  step: Callable            # (state, batch, images, labels, hyper) -> (state, metrics); the state is donated
+  step: Callable            # (state, batch, images, labels, hyper) -> (state, metrics); the learners are donated
   observed_step: Callable   # the same with diagnostics among the metrics
   views: Callable           # (state, batch, images) -> (u, v)
   encode: Callable          # (variables, uint8 images) -> (features, projections)
-  gradients: dict           # learner -> (learner, views, batch, temperature) -> (value, gradient, ...), not jitted
-  whitened: Callable        # whitening method -> such a gradient of the first learner, not jitted
+  whitened: Callable        # whitening method -> (learner, views, batch, temperature) -> (value, gradient, ...), not jitted
 
 
 def make_program(config, shape):
@@ -56,14 +56,14 @@ def _static(config):
   numbers = {name: config[name] for name in ("batch_size", "microbatches", "sharding")}
   return config_dict.FrozenConfigDict(
       {**keep, **numbers, "optimizer": optimizer, "learners": learners, "image_size": config.data.image_size,
-       "momentum": config.bank.momentum})
+       "momentum": config.bank.momentum, "main": main_name(config)})
 
 
 @functools.lru_cache(8)
 def _program(config, shape):
   mesh, model, make_tx = shape.mesh, build_model(config.model), make_optimizer(config.optimizer)
-  objectives = {name: make_objective(section, mesh, config.batch_size, shape.classes)
-                for name, section in config.learners.items()}
+  objective_of = lambda section: make_objective(section, mesh, config.batch_size, shape.classes)
+  objectives = {name: objective_of(section) for name, section in config.learners.items()}
   views = make_views(make_augment(config.augment, config.image_size, cropped=not shape.resident))
 
   def gradient_of(objective, whitening):
@@ -78,14 +78,21 @@ def _program(config, shape):
 
   everywhere = replicated(mesh)
   shardings = state_shardings(jax.eval_shape(init, 0), mesh, config.sharding)
-  gradients = {name: gradient_of(objective, config.whitening) for name, objective in objectives.items()}
-  step, observed_step = (
-      jax.jit(make_step(gradients, make_tx, views, watched, config.momentum), donate_argnums=0,
-              out_shardings=(shardings, everywhere))
-      for watched in (None, observe))
-  first = next(iter(objectives.values()))
+
+  def steps(watched):
+    """Learners of one objective share what is compiled."""
+    made = {}
+
+    def of(section, placed):
+      if section not in made:
+        step = make_step(gradient_of(objective_of(section), config.whitening), make_tx, views, watched, config.momentum)
+        made[section] = jax.jit(step, donate_argnums=0, out_shardings=(placed, everywhere, everywhere))
+      return made[section]
+
+    return step_of_all({name: of(section, shardings.learners[name]) for name, section in config.learners.items()})
+
   return Program(
-      init=jax.jit(init, out_shardings=shardings), step=step, observed_step=observed_step,
+      main=config.main, init=jax.jit(init, out_shardings=shardings), step=steps(None), observed_step=steps(diagnose),
       views=jax.jit(views, out_shardings=everywhere), encode=jax.jit(encode, out_shardings=everywhere),
-      gradients=gradients,
-      whitened=lambda method: gradient_of(first, config_dict.ConfigDict({**config.whitening, "method": method})))
+      whitened=lambda method: gradient_of(
+          objectives[config.main], config_dict.ConfigDict({**config.whitening, "method": method})))

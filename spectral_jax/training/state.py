@@ -56,11 +56,6 @@ def averaged_variables(learner):
   return {"params": learner.average["model"], "batch_stats": learner.batch_stats}
 
 
-def main_learner(state):
-  """The first learner: the one whose embeddings choose batches, and whose accuracy chooses the best checkpoint."""
-  return next(iter(state.learners.values()))
-
-
 def step_key(state):
   """The key of the step about to be made."""
   return jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)

@@ -84,30 +84,42 @@ def make_update(gradient, tx, momentum=0.0):
   return update
 
 
-def make_step(gradients, make_tx, views, observe=None, momentum=0.0):
-  """Returns `step(state, batch, images, labels, hyper) -> (state, metrics)`, not jitted.
+def make_step(gradient, make_tx, views, observe=None, momentum=0.0):
+  """Returns one learner's `step(learner, count, key, batch, images, labels, hyper) -> (learner, count, metrics)`, not jitted.
+
+  The views are made inside, from the key and the count of steps that learners share, so that each computes what it would
+  alone: a learner of several is to the last bit the run of its objective, and two of one objective stay the same.
 
   Args:
-    gradients: `{learner's name: what make_gradient returns}`.
+    gradient: what make_gradient returns.
     make_tx: `hyper -> (tx, schedule)`.
-    views: `(state, batch, images) -> (u, v)`.
-    observe: `{name: Observed} -> metrics`, added to those of every step; None: not called.
+    views: `(state, batch, images) -> (u, v)`; of the state it takes step and key.
+    observe: `Observed -> metrics`, added to those of every step; None: not called.
     momentum: of the parameters' average.
   """
-  def step(state, batch, images, labels, hyper):
+  def step(learner, count, key, batch, images, labels, hyper):
     tx, schedule = make_tx(hyper)
-    seen = views(state, batch, images)
+    seen = views(State(count, key, {}), batch, images)
     batch = {"index": batch["index"], "labels": labels[batch["index"]]}
-    metrics, observed = {}, {}
-    for name, gradient in gradients.items():
-      update = make_update(gradient, tx, momentum)
-      value, observed[name] = update(state.learners[name], seen, batch, hyper.temperature[name])
-      metrics[name] = {"loss": value, "gradient_norm": optax.tree.norm(observed[name].gradient)}
-    metrics = named(metrics) | {"learning_rate": schedule(state.step)}
+    value, observed = make_update(gradient, tx, momentum)(learner, seen, batch, hyper.temperature)
+    metrics = {"loss": value, "gradient_norm": optax.tree.norm(observed.gradient), "learning_rate": schedule(count)}
     if observe:
       metrics |= observe(jax.tree.map(lax.stop_gradient, observed))
-    learners = {name: one.after for name, one in observed.items()}
-    return State(state.step + 1, state.key, learners), metrics
+    return observed.after, count + 1, metrics
+
+  return step
+
+
+def step_of_all(steps):
+  """Returns `step(state, batch, images, labels, hyper) -> (state, metrics)` from `{name: one learner's jitted step}`."""
+
+  def step(state, batch, images, labels, hyper):
+    learners, metrics, count = {}, {}, state.step
+    for name, of_one in steps.items():
+      own = hyper._replace(temperature=hyper.temperature[name])
+      learners[name], count, metrics[name] = of_one(
+          state.learners[name], state.step, state.key, batch, images, labels, own)
+    return State(count, state.key, learners), named(metrics)
 
   return step
 

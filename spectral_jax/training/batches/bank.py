@@ -13,12 +13,12 @@ import numpy as np
 from spectral_jax._arrays import unit_rows
 from spectral_jax.evaluation.features import read_batches
 from spectral_jax.mesh import local, over_data, place, replicated
-from spectral_jax.training.state import averaged_variables, main_learner, variables
+from spectral_jax.training.state import averaged_variables, variables
 
 
 class Bank(NamedTuple):
   empty: Callable        # () -> a bank of zeros, of the shape, dtype and sharding of every later one
-  refresh: Callable      # state -> the bank of the first learner's encoder, or of its moving average
+  refresh: Callable      # state -> the bank of the main learner's encoder, or of its moving average
   rows: Callable         # bank -> its rows of real images, whole, on one device of this process
 
 
@@ -34,7 +34,7 @@ def make_bank(config, program, dataset, mesh, batch_size):
 
   def width():
     images = jax.ShapeDtypeStruct((shards, *dataset.image_shape), jnp.uint8)
-    network = jax.eval_shape(lambda: variables(main_learner(program.init(0))))
+    network = jax.eval_shape(lambda: variables(program.init(0).learners[program.main]))
     return jax.eval_shape(program.encode, network, images)[1].shape[1]
 
   embed = jax.jit(embed, out_shardings=sharding)
@@ -46,7 +46,7 @@ def make_bank(config, program, dataset, mesh, batch_size):
     return jax.jit(lambda: jnp.zeros(shape, config.dtype), out_shardings=sharding)()
 
   def refresh(state):
-    network = chosen_variables(main_learner(state))
+    network = chosen_variables(state.learners[program.main])
     indices = np.arange(size, dtype=np.int32)
     return join([embed(network, place(images, sharding))
                  for images in read_batches(dataset.train, indices, batch_size, what="embedding")])

@@ -1,0 +1,16 @@
+"""Contrastive and supervised learners on CIFAR-10 under shared randomness (arXiv 2510.08852); see coupled_digits.py.
+
+  python -m spectral_jax.main --config=configs/coupled_cifar10.py [--config.data.data_dir=FOLDER_OF_TFDS]
+
+Hardware: that of configs/cifar10.py, with the memory for five models. Time and accuracy: not yet measured.
+"""
+
+from spectral_jax.config import load_config
+
+
+def get_config(arg=None):
+  del arg
+  config = load_config("cifar10")
+  config.learners = load_config("coupled_digits").learners
+  config.main_learner = "cl"
+  return config

@@ -1,0 +1,58 @@
+"""How alike the representations of several learners are, and how far each has collapsed onto its classes.
+
+Named "a~b/part_layer_metric" for a pair of learners and "a/part_layer_metric" for one: part "train" or "test", layer
+"encoder" or "projector". Equations: docs/metrics.md; the pairs are those of arXiv 2510.08852.
+"""
+
+import itertools
+
+from spectral_jax import metrics, preemption
+from spectral_jax.evaluation.features import spread
+
+LAYERS = ("encoder", "projector")
+# Images whose neighborhoods are compared: the measure is a mean over them, and costs their square.
+NEIGHBORHOODS = 2000
+NEIGHBORS = 10
+
+
+def pair_metrics(a, b):
+  """Linear CKA, biased and unbiased, Pearson RSA and mutual kNN of two representations of the same images.
+
+  Args:
+    a, b: `(n, d)` and `(n, e)` features.
+  """
+  some = spread(len(a), NEIGHBORHOODS)
+  return {
+      "cka": metrics.linear_cka(a, b), "cka_unbiased": metrics.linear_cka(a, b, unbiased=True), "rsa": metrics.rsa(a, b),
+      "mutual_knn": metrics.mutual_knn(a[some], b[some], k=min(NEIGHBORS, len(some) - 1))}
+
+
+def class_metrics(z, labels):
+  """CDNV and directional CDNV of features `(n, d)`."""
+  return {"cdnv": metrics.cdnv(z, labels), "directional_cdnv": metrics.directional_cdnv(z, labels)}
+
+
+def alignment(found, labels, params):
+  """Every metric of every learner and of every pair of them.
+
+  Args:
+    found: `{learner: {part: (features, projections)}}` of the same images for all.
+    labels: `{part: (n,)}`.
+    params: `{learner: the network's parameters}`.
+
+  Returns:
+    A flat dictionary of floats.
+  """
+  said = {}
+  for name, parts in found.items():
+    for (part, layers), (i, layer) in itertools.product(parts.items(), enumerate(LAYERS)):
+      said |= {f"{name}/{part}_{layer}_{key}": value for key, value in class_metrics(layers[i], labels[part]).items()}
+    said[f"{name}/nccc_accuracy"] = metrics.nccc_accuracy(
+        parts["train"][0], labels["train"], parts["test"][0], labels["test"])
+  for a, b in itertools.combinations(found, 2):
+    preemption.check()
+    for part, (i, layer) in itertools.product(found[a], enumerate(LAYERS)):
+      said |= {f"{a}~{b}/{part}_{layer}_{key}": value
+               for key, value in pair_metrics(found[a][part][i], found[b][part][i]).items()}
+    said[f"{a}~{b}/weight_gap"] = metrics.weight_gap(params[a], params[b])
+  return {key: float(value) for key, value in said.items()}
