@@ -18,14 +18,11 @@ import numpy as np
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from spectral_jax.command import find_config, load_config  # noqa: E402
+from spectral_jax.config import find_config, load_config  # noqa: E402
 from spectral_jax.data.open import open_dataset  # noqa: E402
+from spectral_jax.mesh import make_mesh  # noqa: E402
 from spectral_jax.progress import bar  # noqa: E402
-from spectral_jax.training.bank import make_refresh, on_one_device  # noqa: E402
-from spectral_jax.training.batches import epoch_indices  # noqa: E402
-from spectral_jax.training.feed import feed  # noqa: E402
-from spectral_jax.training.mesh import make_mesh  # noqa: E402
-from spectral_jax.training.setup import prepare  # noqa: E402
+from spectral_jax.training.run import prepare  # noqa: E402
 
 COMPONENTS = 128
 
@@ -41,15 +38,16 @@ def pixels(dataset):
 
 def encoder(config, dataset, epochs):
   """The bank of embeddings `(n, projector_dim)` after `epochs` epochs of random batches."""
+  config.selection.rule = "greedy"  # any that looks at embeddings; the batches here are random all the same
   run = prepare(config, dataset, make_mesh(devices=jax.devices()[:1]))
-  state, step, steps = run.init(), 0, dataset.train.size // config.batch_size
-  with bar("training", epochs * steps, unit="steps") as progress:
+  state, step = run.init(), 0
+  with bar("training", epochs * run.steps_per_epoch, unit="steps") as progress:
     for epoch in range(epochs):
-      for batch in feed(epoch_indices(config.seed, epoch, dataset.train.size, config.batch_size), step, run):
-        state, _ = run.step(state, batch, run.images, run.labels)
+      for batch in run.feed(run.plan.random_table(epoch), step):
+        state, _ = run.step(state, batch)
         step += 1
         progress.update()
-  return np.asarray(on_one_device(run, make_refresh(run)(state)), np.float32)
+  return np.asarray(run.bank.rows(run.bank.refresh(state)), np.float32)
 
 
 def main():

@@ -2,8 +2,8 @@
 
   python benchmarks/rank_ratio.py [NAME=]EMBEDDINGS.npz ... [--batch_sizes 16 32 64 128 256] [--rules greedy gcbs ...]
 
-Prints a table and JSON; `--write` puts the table into docs/selection.md and the figures into docs/rank_ratio.json, beside
-those of other data. A ratio of 1 says that the rule cannot matter through the rank. The embeddings are the array
+Prints a table and JSON; `--write` puts the table into docs/selection.md and the figures into docs/rank_ratio.json,
+beside those of other data. A ratio of 1 says that the rule cannot matter through the rank. The embeddings are the array
 "embeddings" of the file, or its only one; with an array "labels" the classes in a batch are counted too.
 benchmarks/features.py makes such files.
 """
@@ -57,7 +57,7 @@ def read(argument):
 
 
 def measure(bank, labels, batch_size, rule, seeds):
-  """Of the epochs of `seeds`: the batches' mean rank, the lowest and highest, the share of examples seen, classes a batch."""
+  """Of the epochs of `seeds`: the batches' mean rank, the lowest and highest, the share of examples seen, classes."""
   build = jax.jit(lambda key, bank: epoch_batches(key, bank, batch_size, **RULES[rule]))
   rows = unit_rows(bank)
   epochs = np.stack([build(jax.random.key(seed), bank) for seed in range(seeds)])
@@ -79,8 +79,8 @@ def measure_all(files, batch_sizes, rules, seeds):
           found = measure(bank, labels, batch_size, rule, seeds)
           uniform = found if rule == "random" else uniform
           results.append({
-              "data": name, "examples": len(bank), "width": bank.shape[1], "rank_of_all": whole, "batch_size": batch_size,
-              "rule": rule, **found, "ratio": found["rank"] / uniform["rank"],
+              "data": name, "examples": len(bank), "width": bank.shape[1], "rank_of_all": whole,
+              "batch_size": batch_size, "rule": rule, **found, "ratio": found["rank"] / uniform["rank"],
               "ratio_of_each_seed": (np.array(found["rank_of_each_seed"]) / uniform["rank_of_each_seed"]).tolist()})
           progress.update()
   return results
@@ -100,6 +100,8 @@ def tables(results):
              + f" | {100 * cell['random', sizes[0]]['seen']:.0f}% |"]
     if mine[0]["classes"] is not None:
       lines.append("| random: classes | " + " | ".join(f"{cell['random', s]['classes']:.1f}" for s in sizes) + " | |")
+    most = [min(size, mine[0]["rank_of_all"]) / cell["random", size]["rank"] for size in sizes]
+    lines.append("| most a partition can reach | " + " | ".join(f"{ratio:.2f}" for ratio in most) + " | |")
     for rule in dict.fromkeys(r["rule"] for r in mine if r["rule"] != "random"):
       seen = [100 * cell[rule, s]["seen"] for s in sizes]
       span = f"{min(seen):.0f}%" if max(seen) - min(seen) < 0.5 else f"{min(seen):.0f} to {max(seen):.0f}%"
@@ -114,7 +116,7 @@ def main():
   parser.add_argument("--batch_sizes", type=int, nargs="+", default=[16, 32, 64, 128, 256])
   parser.add_argument("--rules", nargs="+", choices=list(RULES), default=list(RULES))
   parser.add_argument("--seeds", type=int, default=3)
-  parser.add_argument("--write", action="store_true", help="put the table into docs/selection.md, the figures beside it")
+  parser.add_argument("--write", action="store_true", help="put the table into docs/selection.md")
   options = parser.parse_args()
   results = measure_all(options.files, options.batch_sizes, options.rules, options.seeds)
   print(tables(results))

@@ -22,14 +22,11 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import report  # noqa: E402
 from spectral_jax import selection  # noqa: E402  (the script runs from a checkout, installed or not)
-from spectral_jax.command import find_config, load_config  # noqa: E402
+from spectral_jax.config import find_config, load_config  # noqa: E402
 from spectral_jax.data.dataset import Dataset, Split  # noqa: E402
+from spectral_jax.mesh import make_mesh  # noqa: E402
 from spectral_jax.spectrum import effective_rank  # noqa: E402
-from spectral_jax.training.bank import make_refresh  # noqa: E402
-from spectral_jax.training.batches import epoch_indices  # noqa: E402
-from spectral_jax.training.feed import feed  # noqa: E402
-from spectral_jax.training.mesh import make_mesh  # noqa: E402
-from spectral_jax.training.setup import prepare  # noqa: E402
+from spectral_jax.training.run import prepare  # noqa: E402
 
 M, D, BATCH, CANDIDATES, TOGETHER = 50_000, 128, 256, 64, 16
 # The published rules look at all pairs, or nearly: a smaller bank, their times as ratios.
@@ -196,11 +193,11 @@ def others(bank):
   """What scikit-learn and SciPy take for the core of "cluster", "gcbs" and "spectral"."""
   from scipy.sparse.csgraph import reverse_cuthill_mckee
   from sklearn.cluster import KMeans, SpectralClustering
-  from sklearn.neighbors import kneighbors_graph
+  from sklearn.neighbors import NearestNeighbors
   rows = np.asarray(bank)
 
   def ordered():
-    graph = kneighbors_graph(rows, 32, algorithm="brute", metric="euclidean")
+    graph = NearestNeighbors(n_neighbors=32, algorithm="brute").fit(rows).kneighbors_graph()
     return reverse_cuthill_mckee(graph.multiply(graph.T).tocsr(), symmetric_mode=True)
 
   def clustered():
@@ -214,8 +211,9 @@ def others(bank):
 
 
 def rules_table(repeats):
-  lines = [f"{RULES_M // BATCH} batches of {BATCH} from {RULES_M:,} rows, d={D}, synthetic unit rows in 100 clusters, in turns "
-           "of random order.", "", "| rule and coverage | seconds an epoch | times balanced greedy | mean rank |",
+  lines = [f"{RULES_M // BATCH} batches of {BATCH} from {RULES_M:,} rows, d={D}, synthetic unit rows in 100 clusters, "
+           "in turns of random order.", "",
+           "| rule and coverage | seconds an epoch | times balanced greedy | mean rank |",
            "|---|---:|---:|---:|"]
   found = list(rule_rows(min(repeats, 3)))
   unit = next(seconds for name, seconds, _ in found if name == "greedy, balanced")
@@ -259,17 +257,16 @@ def share_parts(repeats, images=256, batch=64):
   labels = np.arange(images, dtype=np.int32) % 10
   split = Split(labels, 32, random.integers(0, 256, (images, 32, 32, 3), np.uint8))
   run = prepare(config, Dataset("pixels", tuple("0123456789"), split, split), make_mesh(devices=jax.devices()[:1]))
-  state, rows = run.init(), epoch_indices(0, 0, images, batch)[:1]
-  [first] = feed(rows, 0, run)
+  state = run.init()
+  [first] = run.feed(run.plan.random_table(0)[:1], 0)
 
   def step():
     nonlocal state
-    state, metrics = run.step(state, first, run.images, run.labels)
+    state, metrics = run.step(state, first)
     return metrics
 
-  refresh = make_refresh(run)
   step_seconds, _ = median_seconds(step, min(repeats, 3))
-  refresh_seconds, _ = median_seconds(lambda: refresh(state), min(repeats, 3))
+  refresh_seconds, _ = median_seconds(lambda: run.bank.refresh(state), min(repeats, 3))
   rows, key = bank_of(M, config.model.projector_dim), jax.random.key(5)
   choose = jax.jit(lambda key, bank: selection.epoch_batches(key, bank, full))
   choice_seconds, _ = median_seconds(lambda: choose(key, rows), min(repeats, 3))

@@ -23,7 +23,7 @@ def test_memory_is_linear_in_a_bank_of_a_million():
     ("cluster", "balanced"), ("gcbs", "balanced"), ("b3", "balanced"), ("spectral", "balanced"),
     ("submodular", "balanced"), ("submodular", "independent"), ("jest", "oversampled")])
 def test_memory_of_the_published_rules_is_linear(rule, coverage):
-  """Compiled, not run, for 1.3 million x 128: a few times the bank. A single byte for each pair would be 2,500 times."""
+  """Compiled, not run, for 1.3 million x 128: a few times the bank. One byte for each pair would be 2,500 times."""
   m = 1_300_000
   bank = jax.ShapeDtypeStruct((m, 128), jnp.float32)
   key = jax.eval_shape(lambda: jax.random.key(0))

@@ -1,4 +1,4 @@
-"""The published rules of batch selection: planted structure recovered, oracles of their parts, every epoch a partition."""
+"""The published rules of batch selection: planted structure recovered, oracles of their parts, epochs as partitions."""
 
 import itertools
 import math
@@ -208,12 +208,12 @@ def test_b3_leaves_out_the_nearest():
 def test_kmeans_ends_where_no_row_is_nearer_to_another_centre():
   rows, labels = planted(7, 20, noise=0.3)
   rows = jnp.asarray(unit(np.asarray(rows)))
-  got, centres = jax.jit(cluster.kmeans, static_argnums=2)(KEY, rows, 7)
-  cosines = np.asarray(rows, np.float64) @ np.asarray(centres, np.float64).T
+  got, centers = jax.jit(cluster.kmeans, static_argnums=2)(KEY, rows, 7)
+  cosines = np.asarray(rows, np.float64) @ np.asarray(centers, np.float64).T
   assert np.array_equal(got, cosines.argmax(1))
   for label in range(7):
     mine = np.asarray(rows)[np.asarray(got) == label]
-    np.testing.assert_allclose(centres[label], mine.sum(0) / np.linalg.norm(mine.sum(0)), atol=1e-5)
+    np.testing.assert_allclose(centers[label], mine.sum(0) / np.linalg.norm(mine.sum(0)), atol=1e-5)
     assert len(set(labels[np.asarray(got) == label])) == 1
 
 
@@ -269,7 +269,7 @@ def test_one_query_without_a_ceiling_is_a_hard_batch():
 
 
 def test_what_gains_nothing_is_taken_at_random():
-  """Under a ceiling that forbids all, examples are as good as each other: none is preferred for its place in the bank."""
+  """Under a ceiling that forbids all, examples are equally good: none is preferred for its place in the bank."""
   built = np.stack([selection.submodular_batch(key, jnp.asarray(rows_of(40, 3)), 8, candidates=None, ceiling=-2.0)
                     for key in jax.random.split(KEY, 40)])
   counts = np.bincount(built.ravel(), minlength=40)
@@ -300,10 +300,11 @@ def slow_jest(key, learner, reference, size, chunks, loss, temperatures, bias=-1
   def conditional(pair, t, i, drawn):
     s = lambda a, b: pair[0][a] @ pair[1][b] / t
     if loss == "softmax":
-      both = [np.log(sum(np.exp(s(i, j)) for j in drawn)), np.log(sum(np.exp(s(j, i)) for j in drawn))] if drawn else [0]
-      return -s(i, i) + np.mean(both)
+      ways = [[s(i, j) for j in drawn], [s(j, i) for j in drawn]]
+      return -s(i, i) + (np.mean([np.log(np.sum(np.exp(way))) for way in ways]) if drawn else 0)
     log_sigmoid = lambda x: -np.logaddexp(0, -x)
-    return -log_sigmoid(s(i, i) + bias) - sum(log_sigmoid(-s(i, j) - bias) + log_sigmoid(-s(j, i) - bias) for j in drawn)
+    met = sum(log_sigmoid(-s(i, j) - bias) + log_sigmoid(-s(j, i) - bias) for j in drawn)
+    return -log_sigmoid(s(i, i) + bias) - met
 
   m, chunk, taken = len(learner[0]), -(-size // chunks), []
   for k in range(-(-size // chunk)):
@@ -318,7 +319,7 @@ def slow_jest(key, learner, reference, size, chunks, loss, temperatures, bias=-1
 
 @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
 @pytest.mark.parametrize("size, chunks", [(12, 4), (11, 4), (3, 1)])
-def test_jest_draws_what_can_be_learnt_given_what_was_drawn(loss, size, chunks):
+def test_jest_draws_what_can_be_learned_given_what_was_drawn(loss, size, chunks):
   learner, reference = (tuple(rows_of(26, d, seed) for seed in (d, d + 1)) for d in (4, 6))
   bias = -3.0
   with jax.enable_x64(True):
@@ -329,8 +330,8 @@ def test_jest_draws_what_can_be_learnt_given_what_was_drawn(loss, size, chunks):
   assert np.asarray(got).tolist() == expected
 
 
-def test_jest_prefers_what_only_the_reference_has_learnt():
-  """A third is learnt by both, a third by the reference alone, and a third is noise to both."""
+def test_jest_prefers_what_only_the_reference_has_learned():
+  """A third is learned by both, a third by the reference alone, and a third is noise to both."""
   rng = np.random.default_rng(0)
   u, wrong = rows_of(240, 32), rows_of(240, 32, 1)
   kind = rng.integers(0, 3, 240)
@@ -364,7 +365,7 @@ def test_an_epoch_is_a_partition_and_repeats_itself(rule, bank):
   assert batches.dtype == np.int32 and len(np.unique(batches)) == 130 and 0 <= batches.min() <= batches.max() < 132
   assert np.array_equal(batches, jax.jit(build)(KEY, bank))
   others = [np.asarray(build(key, bank)) for key in jax.random.split(KEY, 8)]
-  assert len(set(range(132)) - set(np.concatenate(others, axis=None).tolist())) == 0  # left over are other ones each time
+  assert set(np.concatenate(others, axis=None).tolist()) == set(range(132))  # others are left over each time
 
 
 @pytest.mark.parametrize("rule", PARTITIONS)
@@ -416,6 +417,15 @@ def test_a_second_epoch_compiles_nothing(rule, coverage, bank):
   assert not [event for event in heard if event.startswith("/jax/core/compile")]
 
 
+@pytest.mark.parametrize("rule", ["random", "greedy", "log_det", *PARTITIONS])
+def test_no_partition_has_a_higher_harmonic_mean_rank_than_the_whole(rule, bank):
+  """||C||^2 is convex, and the whole's second moments are the mean of the batches'."""
+  rows = unit(np.asarray(bank, np.float64))
+  rank = lambda x: len(x) ** 2 / np.sum((x.T @ x) ** 2)
+  batches = np.asarray(selection.epoch_batches(KEY, bank, 12, rule=rule))
+  assert 1 / np.mean([1 / rank(rows[batch]) for batch in batches]) <= rank(rows) * (1 + 1e-9)
+
+
 def test_hard_rules_lower_the_rank_of_batches(bank):
   rows = unit(np.asarray(bank, np.float64))
 
@@ -433,7 +443,8 @@ def test_hard_rules_lower_the_rank_of_batches(bank):
     (dict(rule="gcbs", coverage="independent"), 'rule="gcbs" splits the examples, so that coverage must be "balanced"'),
     (dict(rule="jest"), 'coverage must be "oversampled" or "independent"; got "balanced"'),
     (dict(rule="jest", coverage="oversampled"), "needs reference"),
-    (dict(rule="jest", coverage="oversampled", reference=np.ones((9, 2))), r"row for each of the 132 embeddings, got shape \(9, 2\)"),
+    (dict(rule="jest", coverage="oversampled", reference=np.ones((9, 2))),
+     r"row for each of the 132 embeddings, got shape \(9, 2\)"),
     (dict(rule="b3", cluster_size=7), "cluster_size must divide batch_size=12.*got 7"),
     (dict(rule="b3", skip=-1), "skip must be at least 0, got -1"),
     (dict(rule="spectral", neighbors=0), "neighbors must be at least 1"),

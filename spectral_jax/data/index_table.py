@@ -44,7 +44,8 @@ def load_index_table(path, size, batch_size):
   path = pathlib.Path(path)
   ending = path.suffix.lower()
   if ending not in ENDINGS:
-    raise ConfigError(f"the index table {path} must end in one of {', '.join(ENDINGS)}, got {ending!r}; np.save writes .npy")
+    raise ConfigError(f"the index table {path} must end in one of {', '.join(ENDINGS)}, got {ending!r}; "
+                      "np.save writes .npy")
   if not path.is_file():
     raise ConfigError(f"there is no index table at {path}; give the path of a file that ends in {', '.join(ENDINGS)}")
   try:

@@ -1,6 +1,6 @@
 """Equal parts of a graph with few edges between them, by recursive spectral bisection.
 
-Each group of nodes is cut in two at a fixed size along its Fiedler vector, the second eigenvector of the normalised
+Each group of nodes is cut in two at a fixed size along its Fiedler vector, the second eigenvector of the normalized
 adjacency `S = D^{-1/2} W D^{-1/2}`, the relaxation of the balanced cut. All groups of a level are cut at once: with the
 edges between groups left out, S is block diagonal, and one power iteration serves all blocks.
 
@@ -39,7 +39,7 @@ def bisect(key, rows, neighbors, weights, parts):
 
 
 def _levels(parts):
-  """`(levels, parts)`: the group that each part still shares at each level; a group of c parts halves into c - c//2, c//2."""
+  """`(levels, parts)`: the group that each part still shares at each level; c parts halve into c - c//2, c//2."""
   groups, levels = [list(range(parts))], []
   while len(groups) < parts:
     levels.append(np.repeat(np.arange(len(groups), dtype=np.int32), [len(group) for group in groups]))

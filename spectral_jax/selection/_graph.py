@@ -1,4 +1,4 @@
-"""The graph of nearest neighbors, in memory linear in the rows: a table `(n, k)` of indices and which of them are edges.
+"""The graph of nearest neighbors, in memory linear in the rows: a table `(n, k)` of indices, and which are edges.
 
 An edge is mutual, each end among the other's k: the graph is undirected, and no node has more than k edges.
 """

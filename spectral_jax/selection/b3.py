@@ -1,10 +1,10 @@
-"""Batch mining of B3 (arXiv 2505.11293): communities of examples that are hard, but not too hard, negatives of each other.
+"""Batch mining of B3 (arXiv 2505.11293): communities of hard, but not too hard, negatives.
 
 Each example is joined to those of rank `skip` to `skip + neighbors` among its nearest: the first are left out as likely
 positives. An edge is kept where it is mutual, the graph is cut into equal communities of `cluster_size`, and a batch is
 made of communities drawn at random. The authors' files use ranks 30 to 130 and communities of 32. Ours: the bank stands
-for their teacher's embeddings; where it holds fewer than `skip + neighbors` others both numbers shrink in proportion; and
-recursive spectral bisection cuts the graph, in place of METIS, which would be a dependency.
+for their teacher's embeddings; where it holds fewer than `skip + neighbors` others both numbers shrink in proportion;
+and recursive spectral bisection cuts the graph, in place of METIS, which would be a dependency.
 """
 
 import jax

@@ -64,7 +64,7 @@ def grow_hard(rows, batches):
 
 
 def grow_submodular(rows, batches, *, queries, temperature, ceiling):
-  """Splits rows into batches of queries and hard negatives for them; see `submodular_batch`. All that is left is looked at.
+  """Splits rows into batches of queries and hard negatives for them; see `submodular_batch`. Looks at all that is left.
 
   The hardness of every row for every query is kept, `batches * queries * n` numbers.
   """

@@ -1,9 +1,9 @@
 """Cluster batches: every batch from one cluster of the embeddings (arXiv 2407.18887).
 
-Spherical k-means: labels and unit centres `c` that raise `sum_i x_i . c_{label(i)}`. The paper clusters a source into 10
-and fills a batch from one cluster. Ours, where the paper leaves it open: greedy k-means++ seeds and 20 rounds; examples in random
-order within their cluster; and, so that every example is seen, batches are consecutive runs through the clusters: at
-most `clusters - 1` batches of an epoch hold two clusters or more.
+Spherical k-means: labels and unit centers `c` that raise `sum_i x_i . c_{label(i)}`. The paper clusters a source into
+10 and fills a batch from one cluster. Ours, where the paper leaves it open: greedy k-means++ seeds and 20 rounds;
+examples in random order within their cluster; and, so that every example is seen, batches are consecutive runs through
+the clusters: at most `clusters - 1` batches of an epoch hold two clusters or more.
 """
 
 import jax
@@ -23,24 +23,24 @@ def cluster_order(key, rows, clusters):
 
 
 def kmeans(key, rows, clusters):
-  """Labels `(n,)` and unit centres `(clusters, d)` of unit rows by spherical k-means: 20 n d clusters operations.
+  """Labels `(n,)` and unit centers `(clusters, d)` of unit rows by spherical k-means: 20 n d clusters operations.
 
-  Ties go to the lower label; a cluster that loses all its rows keeps its centre.
+  Ties go to the lower label; a cluster that loses all its rows keeps its center.
   """
-  def assign(centres):
-    of = lambda some: jnp.argmax(jnp.dot(rows[some], centres.T, precision=HIGHEST), axis=1).astype(jnp.int32)
+  def assign(centers):
+    of = lambda some: jnp.argmax(jnp.dot(rows[some], centers.T, precision=HIGHEST), axis=1).astype(jnp.int32)
     return _graph.in_tiles(of, rows.shape[0])
 
-  def refine(_, centres):
-    sums = jax.ops.segment_sum(rows, assign(centres), clusters)
-    return jnp.where(jnp.any(sums != 0, axis=1, keepdims=True), unit_rows(sums), centres)
+  def refine(_, centers):
+    sums = jax.ops.segment_sum(rows, assign(centers), clusters)
+    return jnp.where(jnp.any(sums != 0, axis=1, keepdims=True), unit_rows(sums), centers)
 
-  centres = lax.fori_loop(0, _ROUNDS, refine, _seeds(key, rows, clusters))
-  return assign(centres), centres
+  centers = lax.fori_loop(0, _ROUNDS, refine, _seeds(key, rows, clusters))
+  return assign(centers), centers
 
 
 def _seeds(key, rows, clusters):
-  """Greedy k-means++: of a few rows drawn in proportion to their distance `1 - cos` to the seeds, the one that helps most."""
+  """Greedy k-means++: of a few rows drawn by their distance `1 - cos` to the seeds, the one that helps most."""
   trials = 2 + clusters.bit_length()  # 2 + log k, as Arthur and Vassilvitskii's implementation
 
   def draw(k, carry):

@@ -51,12 +51,12 @@ def epoch_batches(key, embeddings, batch_size, *, rule="greedy", coverage="balan
 
   Args:
     key: a JAX random key.
-    embeddings: `(m, d)`, unitless; rows are normalised inside.
+    embeddings: `(m, d)`, unitless; rows are normalized inside.
     batch_size: examples in a batch, at most m; the `m % batch_size` examples left over are other ones each time.
     rule: "random", "greedy", "pool", "log_det", "hard", "submodular", "jest", "spectral", "cluster", "gcbs" or "b3".
     coverage: "balanced", "oversampled" or "independent".
-    candidates: of "greedy" and "submodular": examples looked at for each element; where fewer are left, all. None always
-      looks at all, as balanced "submodular" does anyway.
+    candidates: of "greedy" and "submodular": examples looked at for each element; where fewer are left, all. None
+      always looks at all, as balanced "submodular" does anyway.
     objective, target, center: of the rule "greedy" (see `greedy_batch`); target and center also of "pool".
     pools, policy: of the rule "pool" (see `pool_batch`).
     superbatch: batches that grow together; 16 bounds the cost and fills a processor. As many as fit where fewer do.
@@ -75,8 +75,8 @@ def epoch_batches(key, embeddings, batch_size, *, rule="greedy", coverage="balan
     `(m // batch_size, batch_size)` int32 indices into `embeddings`, no index twice in a row.
 
   Raises:
-    ValueError: an unknown rule or coverage, or one that does not go with the rule, a batch larger than the bank, a count
-      below 1, a target outside (0, 1], a temperature that is not positive, rows that are not finite.
+    ValueError: an unknown rule or coverage, or one that does not go with the rule, a batch larger than the bank, a
+      count below 1, a target outside (0, 1], a temperature that is not positive, rows that are not finite.
 
   Example:
     >>> import jax
@@ -120,8 +120,8 @@ def _check_coverage(rule, coverage):
   if rule in SPLITS and coverage != "balanced":
     raise ValueError(f'rule="{rule}" splits the examples, so that coverage must be "balanced"; got "{coverage}"')
   if rule == "jest" and coverage == "balanced":
-    raise ValueError('rule="jest" chooses some examples and leaves others out, so that coverage must be "oversampled" or '
-                     '"independent"; got "balanced"')
+    raise ValueError('rule="jest" chooses some examples and leaves others out, so that coverage must be "oversampled" '
+                     'or "independent"; got "balanced"')
 
 
 def _neighbors(rule, neighbors):
@@ -132,8 +132,8 @@ def _cluster_size(cluster_size, batch_size):
   if cluster_size is None:
     return batch_size if batch_size % COMMUNITY else COMMUNITY
   if batch_size % _checks.count("cluster_size", cluster_size):
-    raise ValueError(f"cluster_size must divide batch_size={batch_size}, since a batch is made of whole communities; got "
-                     f"{cluster_size}")
+    raise ValueError(f"cluster_size must divide batch_size={batch_size}, since a batch is made of whole communities; "
+                     f"got {cluster_size}")
   return cluster_size
 
 
@@ -146,8 +146,8 @@ def _reference(reference, bank, batch_size):
   return _checks.check_bank(reference, batch_size, "reference")
 
 
-_OPTIONS = ("batch_size", "rule", "candidates", "objective", "center", "pools", "policy", "clusters", "neighbors", "skip",
-            "cluster_size", "queries", "chunks")
+_OPTIONS = ("batch_size", "rule", "candidates", "objective", "center", "pools", "policy", "clusters", "neighbors",
+            "skip", "cluster_size", "queries", "chunks")
 
 
 @partial(jax.jit, static_argnums=(1, 2))

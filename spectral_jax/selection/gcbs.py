@@ -1,9 +1,9 @@
-"""Global contrastive batch sampling (arXiv 2210.12874): consecutive examples of an order of small bandwidth share a batch.
+"""Global contrastive batch sampling (arXiv 2210.12874): runs of an order of small bandwidth.
 
-The similarity matrix is thresholded at a high quantile and its rows are put in reverse Cuthill-McKee order, which brings
-its entries near the diagonal: similar examples then fall into one batch. The paper states O(n^2) time and O(nk) space.
-Ours, where its text could not be read: the quantile is the one that leaves `neighbors` entries a row on average, 16; a row
-keeps at most twice as many, and an entry stays where both its rows keep it; ties are broken at random.
+The similarity matrix is thresholded at a high quantile and its rows are put in reverse Cuthill-McKee order, which
+brings its entries near the diagonal: similar examples then fall into one batch. The paper states O(n^2) time and O(nk)
+space. Ours, where its text could not be read: the quantile is the one that leaves `neighbors` entries a row on average,
+16; a row keeps at most twice as many, and an entry stays where both its rows keep it; ties are broken at random.
 """
 
 import jax.numpy as jnp

@@ -25,7 +25,7 @@ def greedy_batch(key, embeddings, batch_size, *, candidates=64, objective="max",
 
   Args:
     key: a JAX random key.
-    embeddings: `(m, d)`, unitless; rows are normalised inside. The dtype is kept for the bank and raised to at least
+    embeddings: `(m, d)`, unitless; rows are normalized inside. The dtype is kept for the bank and raised to at least
       float32 for the rows looked at.
     batch_size: examples in the batch, at most m.
     candidates: examples looked at for each element, 64 as in the paper's Greedy-64; where fewer are left, all of them.
@@ -64,7 +64,8 @@ def _among_few(key, bank, target, *, batch_size, candidates, objective, center):
                          objective=objective, target=target, center=center)
 
   start = _moments.empty(bank.shape[1], jnp.promote_types(bank.dtype, jnp.float32))
-  return _walk.among_few(key, bank, batch_size, candidates, start, costs, lambda moments, _, row: _moments.add(moments, row))
+  update = lambda moments, _, row: _moments.add(moments, row)
+  return _walk.among_few(key, bank, batch_size, candidates, start, costs, update)
 
 
 @partial(jax.jit, static_argnames=("batch_size", "objective", "center"))

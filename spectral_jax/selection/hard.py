@@ -18,7 +18,7 @@ def hard_batch(key, embeddings, batch_size):
 
   Args:
     key: a JAX random key; it draws the seed.
-    embeddings: `(m, d)`, unitless; rows are normalised inside.
+    embeddings: `(m, d)`, unitless; rows are normalized inside.
     batch_size: examples in the batch, at most m.
 
   Returns:

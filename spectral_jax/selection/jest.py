@@ -27,14 +27,14 @@ def jest_batch(key, learner, reference, batch_size, *, chunks=16, temperature=0.
 
   Args:
     key: a JAX random key.
-    learner: the learner's embeddings, `(m, d)`, or a tuple of both views `(u, v)`; rows are normalised inside.
+    learner: the learner's embeddings, `(m, d)`, or a tuple of both views `(u, v)`; rows are normalized inside.
     reference: the reference's embeddings of the same examples, `(m, d')`, or a tuple of both views.
     batch_size: examples in the batch, at most m; the paper draws a fifth of a superbatch.
     chunks: parts that the batch is drawn in, 16 as in the paper; at most batch_size.
     temperature: of the learner's similarities, 0.1 as in `losses.info_nce`.
     reference_temperature: of the reference's; None means the same.
-    loss: "softmax" for InfoNCE and its kin, "sigmoid" for SigLIP. With one view for both, s_ii says nothing and the first
-      chunk is uniform.
+    loss: "softmax" for InfoNCE and its kin, "sigmoid" for SigLIP. With one view for both, s_ii says nothing and the
+      first chunk is uniform.
     bias: of "sigmoid", -10 as SigLIP begins with.
 
   Returns:

@@ -1,4 +1,4 @@
-"""Greedy maximisation of a determinant: the most probable batch of a determinantal point process, approximately."""
+"""Greedy maximization of a determinant: the most probable batch of a determinantal point process, approximately."""
 
 from functools import partial
 
@@ -19,7 +19,7 @@ def log_det_batch(key, embeddings, batch_size, *, ridge=1e-3):
 
   Args:
     key: a JAX random key; it draws the first element, since all unit rows begin with the same gain.
-    embeddings: `(m, d)`, unitless; rows are normalised inside.
+    embeddings: `(m, d)`, unitless; rows are normalized inside.
     batch_size: examples in the batch, at most m.
     ridge: added to the kernel's diagonal, in units of a row's squared norm, which is 1; 1e-3 lets the data decide up to
       the rank and keeps float32 gains accurate to about 1e-4 beyond it.

@@ -20,7 +20,7 @@ def pool_batch(key, embeddings, batch_size, *, pools=16, policy="P3", target=Non
 
   Args:
     key: a JAX random key.
-    embeddings: `(m, d)`, unitless; rows are normalised inside.
+    embeddings: `(m, d)`, unitless; rows are normalized inside.
     batch_size: examples in the batch, at most m.
     pools: random batches to choose from; 16 is this project's choice, the gain grows like sqrt(log pools).
     policy: "P1", "P2" or "P3".

@@ -1,12 +1,13 @@
 """Spectral clustering into batches of high loss (arXiv 2307.05906).
 
-The paper bounds the loss of a batch of B from below by the weights of a graph on its pairs, for one embedding an example
+The paper bounds the loss of a batch of B from below by the weights of a graph on its pairs. With one embedding for
+each example they are
 
     w_ij = log(1 + (B - 1) exp((x_i . x_j - 1) / temperature)),
 
-and cuts that graph into equal clusters: the batches. Its authors' program clusters random superbatches of several batches
-each, as this one does. Ours: equal parts by recursive bisection, in place of k-means on the eigenvectors with a repair of
-the sizes; and only mutual nearest neighbors are edges, so that memory is linear.
+and cuts that graph into equal clusters: the batches. Its authors' program clusters random superbatches of several
+batches each, as this one does. Ours: equal parts by recursive bisection, in place of k-means on the eigenvectors with a
+repair of the sizes; and only mutual nearest neighbors are edges, so that memory is linear.
 """
 
 import jax.numpy as jnp

@@ -15,28 +15,28 @@ def submodular_batch(key, embeddings, batch_size, *, candidates=64, queries=None
       f(S) = sum_{i in Q} log(1 + sum_{j in S, j != i} h_ij),   h_ij = exp((x_i . x_j - 1) / temperature)
 
   and h_ij = 0 where x_i . x_j > ceiling. It is the summed InfoNCE loss of the queries Q, drawn uniformly, against the
-  batch S, their positives aligned: monotone and submodular, so that with `candidates=None` the greedy choice of the rest
-  reaches 1 - 1/e of the best possible gain. The logarithm makes a second hard negative of one query worth less than the
-  first of another.
+  batch S, their positives aligned: monotone and submodular, so that with `candidates=None` the greedy choice of the
+  rest reaches 1 - 1/e of the best possible gain. The logarithm makes a second hard negative of one query worth less
+  than the first of another.
 
   Args:
     key: a JAX random key; it draws the queries and the candidates.
-    embeddings: `(m, d)`, unitless; rows are normalised inside.
+    embeddings: `(m, d)`, unitless; rows are normalized inside.
     batch_size: examples in the batch, at most m.
     candidates: examples looked at for each element; where fewer are left, all. None looks at all that are left, at
       m x queries a step.
-    queries: examples of the batch that ask, at most batch_size; None means an eighth of the batch, at least one, so that
-      the batch holds seven negatives for each. With 1 and no ceiling this is `hard_batch`.
+    queries: examples of the batch that ask, at most batch_size; None means an eighth of the batch, at least one, so
+      that the batch holds seven negatives for each. With 1 and no ceiling this is `hard_batch`.
     temperature: of the loss, 0.1 as in `losses.info_nce`.
-    ceiling: cosine above which an example is taken for a likely positive of the query rather than a negative; 0.95 leaves
-      out near duplicates alone. 1 or more leaves out nothing.
+    ceiling: cosine above which an example is taken for a likely positive of the query rather than a negative; 0.95
+      leaves out near duplicates alone. 2 leaves out nothing.
 
   Returns:
     `(batch_size,)` int32 indices into `embeddings`, the queries first, in the order they were taken.
 
   Raises:
-    ValueError: a batch larger than the bank, candidates or queries < 1, more queries than the batch holds, a temperature
-      that is not positive, rows that are not finite.
+    ValueError: a batch larger than the bank, candidates or queries < 1, more queries than the batch holds, a
+      temperature that is not positive, rows that are not finite.
 
   Example:
     >>> import jax
@@ -45,9 +45,9 @@ def submodular_batch(key, embeddings, batch_size, *, candidates=64, queries=None
     >>> submodular_batch(jax.random.key(1), bank, 16, candidates=None).shape
     (16,)
 
-  Reference: Dutta, Nagalapatti and Prabhu, "HOBIT: hardness optimized batch sampling for InfoNCE training", ICML 2026. Of
-  it only the abstract could be read: a monotone submodular objective motivated by InfoNCE, hard yet non-contradictory
-  negatives for each query, a greedy algorithm. The objective above is this project's.
+  Reference: Dutta, Nagalapatti and Prabhu, "HOBIT: hardness optimized batch sampling for InfoNCE training", ICML 2026.
+  Of it only the abstract could be read: a monotone submodular objective motivated by InfoNCE, hard yet
+  non-contradictory negatives for each query, a greedy algorithm. The objective above is this project's.
   """
   bank = _checks.check_bank(embeddings, batch_size)
   candidates = _checks.check_candidates(candidates)

@@ -31,7 +31,8 @@ def check_table(table, size, batch_size):
     raise ValueError(f"the index table must be rectangular, {batch_size} indices in every batch and as many batches in "
                      "every epoch; its rows have different lengths") from error
   if not np.issubdtype(table.dtype, np.integer):
-    raise TypeError(f"the index table must hold integers, got dtype {table.dtype}; convert it with table.astype('int32')")
+    raise TypeError(f"the index table must hold integers, got dtype {table.dtype}; convert it with "
+                    "table.astype('int32')")
   steps = size // batch_size
   if table.ndim not in (2, 3) or table.shape[-2:] != (steps, batch_size) or not table.size:
     raise ValueError(f"the index table must have shape ({steps}, {batch_size}), or (epochs, {steps}, {batch_size}): "
