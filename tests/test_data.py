@@ -371,7 +371,8 @@ def unix_socket(path):
 @pytest.mark.parametrize("make, reason", [
     (lambda path: path.mkdir(), "it is a folder"), (os.mkfifo, "it is no file"), (unix_socket, "it is no file"),
     (lambda path: path.symlink_to("nowhere"), "it is a link to nothing"),
-    (bomb, "400000000 pixels.*decompression bomb"), (lambda path: path.write_bytes(b"%!PS-Adobe-3.0"), "cannot identify"),
+    (bomb, "400000000 pixels.*decompression bomb"),
+    (lambda path: path.write_bytes(b"%!PS-Adobe-3.0"), "cannot identify"),
 ])
 def test_what_is_no_image_is_named_and_skipped_only_on_request(odd_folder, make, reason, path):
   odd = odd_folder / "a" / "00.jpg"
@@ -441,7 +442,12 @@ def test_indexing_reads_headers_alone(tmp_path, monkeypatch):
     write(tmp_path / name, 3, suffix="jpg", size=(400, 400))
   sizes, read = [path.stat().st_size for path in tmp_path.rglob("*.jpg")], []
   real = folder._head
-  monkeypatch.setattr(folder, "_head", lambda file, path, n: read.append(len(real(file, path, n))) or real(file, path, n))
+
+  def head(file, path, n):
+    read.append(len(real(file, path, n)))
+    return real(file, path, n)
+
+  monkeypatch.setattr(folder, "_head", head)
   open_dataset(config(data_dir=str(tmp_path), path="stream"))
   assert len(read) == 6 and max(read) < min(sizes) / 2
 

@@ -24,8 +24,8 @@ def check_classes(classes):
     return None
   if isinstance(classes, (int, np.integer)) and not isinstance(classes, bool) or str(classes).lstrip("-").isdecimal():
     if int(classes) < 2:
-      raise ConfigError(f"config.data.classes={classes!r} leaves nothing to tell apart; a number of classes is at least "
-                        "2, and '' stands for all")
+      raise ConfigError(f"config.data.classes={classes!r} leaves nothing to tell apart; a number of classes is at "
+                        "least 2, and '' stands for all")
     return int(classes)
   if classes not in SUBSETS:
     raise ConfigError(f"config.data.classes={classes!r} is not known.{nearest(classes, SUBSETS)} It must be '' for all "

@@ -200,7 +200,9 @@ def _plain(image, channels):
     image = image.convert("RGBA")
     page = pillow().new("RGBA", image.size, "white")
     image = pillow().alpha_composite(page, image).convert("RGB")
-  image = image.convert("L" if channels == 1 else "RGB")
+  mode = "L" if channels == 1 else "RGB"
+  if image.mode != mode:  # Pillow copies where there is nothing to convert
+    image = image.convert(mode)
   return image if turn == 1 else image.transpose(_transposes()[turn])
 
 

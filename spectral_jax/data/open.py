@@ -98,11 +98,12 @@ def _check(data):
     scheme, _, rest = where.partition("://")
     bucket, _, folder = rest.partition("/")
     mount = f"gcsfuse {bucket} ~/{bucket}" if scheme == "gs" else f"rclone mount {scheme}:{bucket} ~/{bucket}"
-    raise ConfigError(f"config.data.data_dir={where!r} is not on this machine: images are read from a file system. Mount "
-                      f"it, for example with `mkdir -p ~/{bucket} && {mount}`, and set "
+    raise ConfigError(f"config.data.data_dir={where!r} is not on this machine: images are read from a file system. "
+                      f"Mount it, for example with `mkdir -p ~/{bucket} && {mount}`, and set "
                       f"config.data.data_dir=~/{bucket}/{folder}")
   if data.path == "stream" and data.name in digits.NAMES:
-    raise ConfigError(f"config.data.path='stream' has nothing to stream for {data.name}, which is in memory; use 'auto'")
+    raise ConfigError(f"config.data.path='stream' has nothing to stream for {data.name}, which is in memory; use "
+                      "'auto'")
   if data.name == "folder" and not where:
     raise ConfigError("config.data.name='folder' needs the folder: --config.data.data_dir=DIR")
   _check_known(str(data.name), where)

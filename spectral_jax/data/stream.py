@@ -9,7 +9,7 @@ import concurrent.futures
 
 import numpy as np
 
-from spectral_jax._errors import ConfigError, RunError
+from spectral_jax._errors import RunError
 from spectral_jax.augment.crop import DRAWS, box
 from spectral_jax.data.cache import THREADS
 from spectral_jax.data.decode import Undecodable, broken, crop, decode, read_one
@@ -30,7 +30,7 @@ def stream(split, index_batches, *, columns=None, image_size=None, seed=0, start
     index_batches: `(steps, b)` integers, or rows of which only the last may be shorter; row t belongs to step
       `start_step + t`.
     columns: a slice, the columns of each row that are wanted; None: all. Each of several hosts passes the same table
-      and its own columns (`host_columns`), and decodes those alone.
+      and its own columns (`spectral_jax.mesh.host_columns`), and decodes those alone.
     image_size: side of the crops in pixels; None: the split's.
     seed, start_step: with index and view they fix the crops.
     train: False for whole images, all views alike.
@@ -98,29 +98,6 @@ def _in_order(begin, steps, prefetch):
   finally:
     # Also where the caller stops early: what has not begun need not be done.
     pool.shutdown(wait=False, cancel_futures=True)
-
-
-def host_columns(batch_size, process_index, process_count):
-  """One process's columns of each batch: a contiguous block, as a mesh over the processes lays them out.
-
-  Args:
-    batch_size: examples of a batch, over all processes.
-    process_index, process_count: `jax.process_index()` and `jax.process_count()`.
-
-  Returns:
-    A slice, for `stream(columns=...)`.
-
-  Raises:
-    ConfigError: if the processes cannot share a batch evenly.
-
-  >>> host_columns(8, 1, 2)
-  slice(4, 8, None)
-  """
-  width, rest = divmod(batch_size, process_count)
-  if rest:
-    raise ConfigError(f"config.batch_size={batch_size} cannot be shared evenly by {process_count} processes; "
-                      f"make it a multiple of {process_count}")
-  return slice(process_index * width, (process_index + 1) * width)
 
 
 def uniform_draws(seed, step, indices, views):

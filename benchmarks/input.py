@@ -1,0 +1,173 @@
+"""Measures how fast images reach a step at 224 pixels, and writes the table into docs/data.md.
+
+  python benchmarks/input.py --images=DIR_OR_TAR [--copies=5] [--rounds=7] [--no-write]
+
+DIR_OR_TAR holds class folders of JPEG files, somewhere in it. They are written out `copies` times as a folder, as
+TFRecord and as ArrayRecord, and streamed from each with two crops an image, beside plain decoding of the same bytes by
+Pillow and by tf.data. "Per core" is images per second of processor time, which other work on the machine hardly
+disturbs; all are measured in turns, in an order that is drawn anew in every round. Needs the `tf` extra.
+"""
+
+import argparse
+import io
+import os
+import pathlib
+import random
+import shutil
+import statistics
+import sys
+import tarfile
+import tempfile
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import ml_collections  # noqa: E402
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+import tensorflow_datasets as tfds  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from benchmarks import report  # noqa: E402
+from spectral_jax.augment.crop import box  # noqa: E402
+from spectral_jax.data import open_dataset  # noqa: E402
+from spectral_jax.data.stream import uniform_draws  # noqa: E402
+
+SIZE, BATCH, SCALE = 224, 50, (0.08, 1.0)
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument("--images", required=True, type=pathlib.Path)
+  parser.add_argument("--copies", type=int, default=5)
+  parser.add_argument("--rounds", type=int, default=7)
+  parser.add_argument("--no-write", action="store_true")
+  flags = parser.parse_args()
+  with tempfile.TemporaryDirectory() as place:
+    place = pathlib.Path(place)
+    os.environ["SPECTRAL_JAX_CACHE"] = str(place / "cache")
+    files = originals(flags.images, place / "originals")
+    splits = {kind: write(files, flags.copies, place / kind) for kind in WRITERS}
+    blobs = [file.read_bytes() for file in files] * flags.copies
+    rows = measure(forms(splits, blobs), len(blobs), flags.rounds)
+  pixels = np.mean([np.prod(Image.open(file).size) for file in map(io.BytesIO, blobs)])
+  text = (f"{len(files)} JPEGs of {pixels / 1e3:.0f} thousand pixels on average, {flags.copies} times; crops of {SIZE} "
+          f"pixels, batches of {BATCH}.\n\n" + report.table(rows))
+  print(text)
+  if not flags.no_write:
+    report.write("input", "python benchmarks/input.py --images=...", text, ROOT / "docs" / "data.md")
+
+
+def originals(images, place):
+  if images.is_file():
+    with tarfile.open(images) as tar:
+      tar.extractall(place, filter="data")
+    images = place
+  files = sorted(file for file in images.rglob("*") if file.suffix.lower() in (".jpg", ".jpeg"))
+  if not files:
+    sys.exit(f"--images={images}: there are no .jpg or .jpeg files in it")
+  return files
+
+
+def write_folder(files, copies, place):
+  for file in files:
+    folder = place / "train" / file.parent.name
+    folder.mkdir(parents=True, exist_ok=True)
+    for copy in range(copies):
+      shutil.copy(file, folder / f"{copy}-{file.name}")
+  shutil.copytree(place / "train", place / "test")
+  return dict(name="folder", data_dir=str(place))
+
+
+def write_prepared(files, copies, place, file_format="tfrecord"):
+  names = sorted({file.parent.name for file in files})
+  features = tfds.features.FeaturesDict({
+      "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
+      "label": tfds.features.ClassLabel(names=names)})
+  folder = place / "images" / "1.0.0"
+  folder.mkdir(parents=True)
+  records = [features.serialize_example(features.encode_example({"image": str(file), "label": file.parent.name}))
+             for file in files] * copies
+  infos = []
+  for part in ("train", "test"):
+    path = str(folder / f"images-{part}.{file_format}-00000-of-00001")
+    if file_format == "tfrecord":
+      writer = tf.io.TFRecordWriter(path)
+    else:
+      from array_record.python.array_record_module import ArrayRecordWriter
+      writer = ArrayRecordWriter(path, "group_size:1")
+    for record in records:
+      writer.write(record)
+    writer.close()
+    infos.append(tfds.core.SplitInfo(name=part, shard_lengths=[len(records)], num_bytes=0))
+  tfds.folder_dataset.write_metadata(
+      data_dir=str(folder), features=features, split_infos=infos,
+      filename_template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}", check_data=False)
+  return dict(name="images", data_dir=str(place))
+
+
+WRITERS = {"folder": write_folder, "tfrecord": write_prepared,
+           "array_record": lambda *args: write_prepared(*args, file_format="array_record")}
+
+
+def write(files, copies, place):
+  return open_dataset(ml_collections.ConfigDict(dict(
+      image_size=SIZE, path="stream", test_fraction=0.2, classes="", on_undecodable="error",
+      **WRITERS[place.name](files, copies, place)))).train
+
+
+def forms(splits, blobs):
+  """What is compared: name -> a function that takes all images once."""
+  order = np.random.default_rng(0).permutation(len(blobs))[:len(blobs) // BATCH * BATCH].reshape(-1, BATCH)
+  sizes = np.array([Image.open(io.BytesIO(blob)).size[::-1] for blob in blobs])
+  boxes = box(uniform_draws(0, 0, np.arange(len(blobs)), 2), *sizes.T[..., None], SCALE, xp=np).astype(np.int32)
+
+  def streamed(split):
+    for _ in split.stream(order, crop_scale=SCALE):
+      pass
+
+  def with_pillow():
+    for blob in blobs:
+      np.asarray(Image.open(io.BytesIO(blob)).convert("RGB"))
+
+  def with_tensorflow(examples, function):
+    for _ in examples.map(function, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2):
+      pass
+
+  def two_crops(blob, places):
+    image = tf.io.decode_jpeg(blob, channels=3, dct_method="INTEGER_ACCURATE")
+    cut = [tf.image.crop_to_bounding_box(image, *tf.unstack(place)) for place in tf.unstack(places)]
+    cut = [tf.image.resize(part, (SIZE, SIZE), antialias=True) for part in cut]
+    return tf.cast(tf.round(tf.stack(cut)), tf.uint8)
+
+  plain = tf.data.Dataset.from_tensor_slices(blobs)
+  with_boxes = tf.data.Dataset.from_tensor_slices((blobs, boxes))
+  return {
+      "plain decoding, Pillow": with_pillow,
+      "plain decoding, tf.data": lambda: with_tensorflow(plain, lambda blob: tf.io.decode_jpeg(blob, channels=3)),
+      "two crops, tf.data": lambda: with_tensorflow(with_boxes, two_crops),
+      "two crops, folder": lambda: streamed(splits["folder"]),
+      "two crops, TFRecord": lambda: streamed(splits["tfrecord"]),
+      "two crops, ArrayRecord": lambda: streamed(splits["array_record"])}
+
+
+def measure(functions, count, rounds):
+  """Rows of the table; each function is called once to warm up."""
+  seconds = {name: [] for name in functions}
+  for turn in range(rounds + 1):
+    for name in random.sample(list(functions), len(functions)):
+      busy, wall = time.process_time(), time.perf_counter()
+      functions[name]()
+      if turn:
+        seconds[name].append((time.process_time() - busy, time.perf_counter() - wall))
+  busy, wall = ({name: count / statistics.median(times[which] for times in taken) for name, taken in seconds.items()}
+                for which in (0, 1))
+  fastest = max(busy[name] for name in functions if name.startswith("plain"))
+  return [{"form": name, "images/s per core": round(busy[name]), "images/s": round(wall[name]),
+           "share of the faster plain decoding": busy[name] / fastest} for name in functions]
+
+
+if __name__ == "__main__":
+  main()
