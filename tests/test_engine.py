@@ -188,8 +188,23 @@ def test_any_mask_size_loss_and_dtype(name, n, tile, dtype, seed, kept, temperat
     assert np.abs(a - b).max(initial=0) <= rounding * max(np.abs(b).max(initial=0), 1.0)
 
 
-@pytest.mark.parametrize("name", ["info_nce_symmetric_queue", "nt_xent", "kcl"])
-def test_first_and_second_derivatives_of_the_tiled_form(name):
+def derivatives(loss, u, direction):
+  """Forward mode, reverse mode, and second derivatives along a direction in three ways, of `loss(u)`."""
+  gradient = jax.grad(loss)
+  return {
+      "gradient": gradient(u),
+      "jvp": jax.jvp(loss, (u,), (direction,))[1],
+      "linearize": jax.linearize(loss, u)[1](direction),
+      "forward over reverse": jax.jvp(gradient, (u,), (direction,))[1],
+      "reverse over reverse": jax.grad(lambda u: jnp.vdot(gradient(u), direction))(u),
+      "forward over forward": jax.jvp(lambda u: jax.jvp(loss, (u,), (direction,))[1], (u,), (direction,))[1],
+      "vmap": jax.vmap(gradient)(jnp.stack([u, direction])),
+      "through vmap": jax.grad(lambda both: jax.vmap(loss)(both).sum())(jnp.stack([u, direction])),
+  }
+
+
+@pytest.mark.parametrize("name", ["info_nce", "info_nce_symmetric_queue", "nt_xent", "kcl"])
+def test_derivatives_of_every_kind_and_order_through_tiles_equal_the_dense_ones(name):
   with jax.enable_x64(True):
     u, v, y, q, t, w = batch(n=9)
     direction = np.random.default_rng(1).normal(size=u.shape)
@@ -197,23 +212,39 @@ def test_first_and_second_derivatives_of_the_tiled_form(name):
     def loss(u, tile_size):
       return LOSSES[name](u, v, y, q, t, w, tile_size=tile_size)
 
-    check_grads(lambda u: loss(u, 4), (u,), order=1, modes=["rev"], atol=1e-6, rtol=1e-6)
-
-    @functools.partial(jax.jit, static_argnums=1)
-    def curvature(u, tile_size):
-      gradient = jax.grad(loss)
-      forward_over_reverse = jax.jvp(lambda u: gradient(u, tile_size), (u,), (direction,))[1]
-      return forward_over_reverse, jax.grad(lambda u: jnp.vdot(gradient(u, tile_size), direction))(u)
-
-    for tiled, dense in zip(curvature(u, 4), curvature(u, 9)):
-      np.testing.assert_allclose(tiled, dense, rtol=1e-9, atol=1e-12)
+    check_grads(lambda u: loss(u, 4), (u,), order=1, modes=["fwd", "rev"], atol=1e-6, rtol=1e-6)
+    tiled, dense = jax.jit(lambda u: [derivatives(functools.partial(loss, tile_size=n), u, direction) for n in (4, 9)])(u)
+  for kind in dense:
+    np.testing.assert_allclose(tiled[kind], dense[kind], rtol=1e-9, atol=1e-12, err_msg=kind)
 
 
-def test_forward_mode_through_tiles_is_refused_and_the_dense_form_has_it():
-  u, v, _, _, _, _ = batch(n=9, dtype=np.float32)
-  with pytest.raises(TypeError, match="tile_size"):
-    jax.jvp(lambda u: losses.nt_xent(u, v, tile_size=4), (u,), (u,))
-  jax.jvp(lambda u: losses.nt_xent(u, v, tile_size=9), (u,), (u,))
+def test_forward_derivatives_go_round_the_ring():
+  u, v, _, _, _, w = batch(n=16)
+  direction = np.random.default_rng(1).normal(size=u.shape)
+
+  def some(loss):
+    gradient = jax.grad(loss)
+    return jax.jvp(loss, (u,), (direction,))[1], jax.jvp(gradient, (u,), (direction,))[1]
+
+  with jax.enable_x64(True):
+    for name in ("nt_xent", "info_nce"):
+      one = functools.partial(getattr(losses, name), where=w, tile_size=3)
+      ring = losses.sharded(one, mesh_of(4))
+      got, expected = jax.jit(lambda: (some(lambda u: ring(u, v)), some(lambda u: one(u, v, tile_size=16))))()
+      assert_close(got, expected, 1e-10, name)
+
+
+@pytest.mark.parametrize("name", ["info_nce", "nt_xent"])
+def test_hessian_vector_products_need_linear_memory(name):
+  n = 4096
+  u, v = np.random.default_rng(0).normal(size=(2, n, 4)).astype(np.float32)
+  loss = functools.partial(getattr(losses, name), tile_size=128)
+
+  @jax.jit
+  def product(u, direction):
+    return jax.jvp(jax.grad(lambda u: loss(u, v)), (u,), (direction,))[1]
+
+  assert product.lower(u, v).compile().memory_analysis().temp_size_in_bytes < 4 * n * n / 4
 
 
 @pytest.mark.parametrize("name", ["info_nce", "nt_xent", "kcl"])

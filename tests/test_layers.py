@@ -23,7 +23,7 @@ def test_a_mathematics_module_imports_jax_alone(module):
 LAYERS = (
     ("_errors",),
     ("_names",),
-    ("_anchors", "_arrays", "_eager", *MATHEMATICS),
+    ("_anchors", "_arrays", "_defaults", "_eager", *MATHEMATICS),
     ("config", "defaults", "mesh", "preemption", "progress"),
     ("augment", "data", "models"),
     ("evaluation",),

@@ -5,7 +5,7 @@
 """
 
 from spectral_jax.losses import kernels
-from spectral_jax.losses._kernel import kcl
+from spectral_jax.losses._kcl import kcl
 from spectral_jax.losses._sharded import sharded
 from spectral_jax.losses._softmax import dcl, dhel, info_nce, nt_xent
 from spectral_jax.losses._supervised import nscl, supcon

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from spectral_jax import _arrays
-from spectral_jax.losses import _engine
+from spectral_jax.losses._pairs import Plan
 
 # The keywords of every loss that are no arrays.
 SETTINGS = ("normalize", "reduction", "tile_size", "matmul_dtype", "axis_name")
@@ -22,14 +22,14 @@ class Views(NamedTuple):
   valid: jax.Array
 
 
-def views(u, v, *, where, normalize, axis_name, names=("u", "v")):
+def prepare_views(u, v, *, where, normalize, axis_name, names=("u", "v")):
   """Checks both views; masked rows become zero, so that nothing in them (NaN included) reaches the result."""
   u, v = _arrays.pair(u, v, names)
   n = u.shape[0]
   valid = _arrays.mask_of(where, n)
   u, v = (jnp.where(valid[:, None], x, 0.0) for x in (u, v))
-  prepare = _arrays.unit_rows if normalize else nan_rows
-  u, v = prepare(u), prepare(v)
+  clean = _arrays.unit_rows if normalize else nan_rows
+  u, v = clean(u), clean(v)
   return Views(u, v, row_numbers(n, axis_name), valid)
 
 
@@ -51,15 +51,14 @@ def inverse_root(temperature, dtype):
   return lax.rsqrt(temperature.astype(dtype))
 
 
-def how(n, tile_size, matmul_dtype, axis_name):
-  """The engine's settings for n images, checked."""
+def plan_for(n, tile_size, matmul_dtype, axis_name):
+  """The engine's plan for n images, checked; its form is settled by the number of rows."""
   if tile_size is not None and (isinstance(tile_size, bool) or not isinstance(tile_size, int) or tile_size < 1):
     raise ValueError(f"tile_size must be a positive integer or None (picked by size), got {tile_size!r}")
   if matmul_dtype is not None and not jnp.issubdtype(matmul_dtype, jnp.floating):
     raise TypeError(f"matmul_dtype must be a floating-point dtype or None (that of the embeddings), got {matmul_dtype!r}")
-  if tile_size is not None and tile_size >= n:
-    tile_size = _engine.ALL_ROWS
-  return _engine.How(tile_size, None if matmul_dtype is None else jnp.dtype(matmul_dtype), axis_name)
+  form = "dense" if tile_size is not None and tile_size >= n else "auto"
+  return Plan(form, tile_size, None if matmul_dtype is None else jnp.dtype(matmul_dtype), axis_name)
 
 
 def reduce(values, counted, reduction, axis_name):

@@ -1,12 +1,12 @@
 """Sums over pairs of rows, exact, in linear memory, on one device or around a ring of them.
 
-`within(statistic, side)` is the statistic of every row of one array over the other rows of that array; `across` that of
+`within(plan, rows)` is the statistic of every row of one array over the other rows of that array; `across` that of
 the rows of one array over the rows of another, and of the other's over the first's. Which pairs count is said by
-`Side`: both rows valid, and their `group` different. A group per row leaves out the pair of a row with itself, a group
+`Rows`: both valid, and their `group` different. A group per row leaves out the pair of a row with itself, a group
 per image also its two views' pair, a group per class every pair within the class.
 
 Three forms of one computation:
-- dense: one tile holds all pairs, differentiated by JAX (any order, forward or reverse);
+- dense: one tile holds all pairs, differentiated by JAX;
 - tiled: a scan over tiles of pairs. `within` is symmetric, so it visits each pair once (tiles above the diagonal) and
   uses it for both rows. The derivative is closed-form: a second scan makes each tile of similarities again, turns it
   into its slopes `D_ij` and adds `D y` and `D^T x`. With N rows this is 4 N^2 d operations for value and gradient,
@@ -14,17 +14,20 @@ Three forms of one computation:
 - ring: inside `shard_map`, blocks of rows travel around the mesh axis and meet each device's own rows, tile by tile. What
   a travelling block gathers (its rows' statistics, its gradient) travels with it; the next block is sent while the
   present one is worked on. `within` goes half-way round and sends what was gathered home.
+
+The last two know their tiles through `gather`, `push` and `scatter` of `_tiles.py` alone.
 """
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
+from jax.flatten_util import ravel_pytree
 
+from spectral_jax.losses._pairs import Change, Plan, Result
 from spectral_jax.losses._ring import half_ring, whole_ring
-from spectral_jax.losses._tiles import (
-    Plan, Result, empty_grad, empty_tally, gather, join, scatter, scores, split)
+from spectral_jax.losses._tiles import empty_grad, empty_tally, gather, join, push, scatter, scores, split
 
 # Rows from which tiles beat the dense form, and tile sizes: measured on CPU by benchmarks/losses.py; accelerators take
 # larger tiles, so that a tile's matrix products outweigh their launches.
@@ -33,68 +36,40 @@ TILE_ROWS = {"cpu": 1024}
 DENSE_ROWS_DEFAULT = 8192
 TILE_ROWS_DEFAULT = 4096
 
-ALL_ROWS = 2**31 - 1  # the tile size that asks for the dense form
 
 
-class How(NamedTuple):
-  """How a sum is computed; the result does not depend on it, but for the rounding to `matmul_dtype`."""
-
-  tile_size: int | None = None
-  matmul_dtype: object = None
-  axis_name: str | None = None
-
-
-def within(statistic, rows, how=How()):
+def within(statistic, rows, plan=Plan()):
   """The statistic of each row of `rows` over the other rows that count: `(n,)`."""
-  tile = _pick_tile(rows.x.shape[0], how)
-  if tile is None:
-    return _dense(statistic, rows, rows)[0]
-  return _reverse_only(_within, Plan(statistic, tile, how.matmul_dtype, how.axis_name), rows)
+  plan = settle(plan, rows.x.shape[0])._replace(statistic=statistic)
+  return _dense(plan, rows, rows)[0] if plan.form == "dense" else _within(plan, rows)
 
 
-def across(statistic, rows, cols, how=How(), columns=False):
+def across(statistic, rows, cols, plan=Plan(), columns=False):
   """The statistic of each row of `rows` over those of `cols`; with `columns`, also of each of `cols` over `rows`."""
   # Without symmetry to use, tiles take more operations than the dense form: they begin to win at twice the rows.
   n = max(rows.x.shape[0], cols.x.shape[0])
-  tile = _pick_tile(n, how, dense_factor=2)
-  if tile is None:
-    of_rows, of_cols = _dense(statistic, rows, cols)
-  else:
-    plan = Plan(statistic, tile, how.matmul_dtype, how.axis_name, columns)
-    of_rows, of_cols = _reverse_only(_across, plan, rows, cols)
+  plan = settle(plan, n, dense_factor=2)._replace(statistic=statistic, columns=columns)
+  of_rows, of_cols = (_dense if plan.form == "dense" else _across)(plan, rows, cols)
   return (of_rows, of_cols) if columns else of_rows
 
 
-def _reverse_only(function, *arguments):
-  try:
-    return function(*arguments)
-  except TypeError as error:
-    if "forward-mode" not in str(error):
-      raise
-    raise TypeError(
-        "forward-mode derivatives (jvp, jacfwd, linearize of this loss) do not pass through tiles or a ring; take the dense "
-        "form, tile_size=n, or reverse mode (grad, and jvp of grad)") from error
-
-
-def _pick_tile(n, how, dense_factor=1):
-  """Rows of a tile, or None for the dense form."""
+def settle(plan, n, dense_factor=1):
+  """`plan` with the form and the tile for n rows."""
   backend = jax.default_backend()
-  can_be_dense = how.axis_name is None and how.matmul_dtype is None
-  tile_size = how.tile_size
-  if tile_size is None:
-    if can_be_dense and n <= dense_factor * DENSE_ROWS.get(backend, DENSE_ROWS_DEFAULT):
-      return None
-    tile_size = TILE_ROWS.get(backend, TILE_ROWS_DEFAULT)
-  elif can_be_dense and tile_size >= n:
-    return None
+  can_be_dense = plan.axis_name is None and plan.matmul_dtype is None
+  if can_be_dense and (plan.form == "dense" or (
+      plan.tile >= n if plan.tile else n <= dense_factor * DENSE_ROWS.get(backend, DENSE_ROWS_DEFAULT))):
+    return plan._replace(form="dense", tile=n)
+  most = n if plan.form == "dense" else plan.tile or TILE_ROWS.get(backend, TILE_ROWS_DEFAULT)
   # Equal tiles, so that little is padded: 1100 rows in tiles of at most 512 are three of 368.
-  tiles = -(-n // tile_size)
+  tiles = -(-n // most)
   equal = -(-n // tiles)
-  return min(tile_size, -(-equal // 16) * 16) if tile_size >= 16 else tile_size
+  tile = min(most, -(-equal // 16) * 16) if most >= 16 else most
+  return plan._replace(form="tiled" if plan.axis_name is None else "ring", tile=tile)
 
 
-def _dense(statistic, rows, cols):
-  plan = Plan(statistic, None, None, None)
+def _dense(plan, rows, cols):
+  statistic = plan.statistic
   score, mask = scores(plan, rows, cols)
 
   def total(like, axis):
@@ -107,7 +82,33 @@ def _add(a, b):
   return jax.tree.map(jnp.add, a, b)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _linear(push, pull, change, zeros):
+  """`push(change)`, a linear map whose transpose is `pull`; `zeros` are of the shape of the result.
+
+  JAX would transpose `push` itself, into scans that are slower and keep what they should make again. The one linear map
+  whose transpose can be given, and which every transformation knows, is the solution of a linear system: `push` is a
+  block of the inverse of `(c, r) -> (c, r - push(c))`. The system itself is used for second derivatives only.
+  """
+
+  # One vector: where only some parts are unknown, as when v is constant, the transpose of the system is not defined.
+  vector, parts = ravel_pytree((change, zeros))
+
+  def system(unknown):
+    change, result = parts(unknown)
+    return ravel_pytree((change, jax.tree.map(jnp.subtract, result, push(change))))[0]
+
+  def solve(_, right):
+    change, result = parts(right)
+    return ravel_pytree((change, _add(result, push(change))))[0]
+
+  def transpose_solve(_, right):
+    change, result = parts(right)
+    return ravel_pytree((_add(change, pull(result)), result))[0]
+
+  return parts(lax.custom_linear_solve(system, vector, solve, transpose_solve))[1]
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _within(plan, rows):
   tiles = split(rows, plan.tile)
   merge = plan.statistic.merge
@@ -121,30 +122,37 @@ def _within(plan, rows):
   return join(plan.statistic.finish(own), rows.x.shape[0])
 
 
-def _within_forward(plan, rows):
-  value = _within.fun(plan, rows)
-  return value, (rows, value)
+@_within.defjvp
+def _within_jvp(plan, primals, tangents):
+  (rows,), (tangent,) = primals, tangents
+  n = rows.x.shape[0]
+  value = _within(plan, rows)
+  tiles, values = split(rows, plan.tile), split(value, plan.tile)
+
+  def change_of_value(change):
+    change = split(change, plan.tile)
+    empty = jnp.zeros_like(values)
+
+    def visit(own, block, load):
+      return push(plan, tiles, block[0], values, block[1], change, block[2], own, load)
+
+    own = _add(*push(plan, tiles, tiles, values, values, change, change, empty, empty, triangle=True))
+    return join(_add(*half_ring(plan.axis_name, visit, own, (tiles, values, change), empty)), n)
+
+  def gradient(cotangent):
+    result = Result(values, split(cotangent, plan.tile))
+    empty = empty_grad(tiles)
+
+    def visit(own, block, load):
+      return scatter(plan, tiles, block[0], result, block[1], own, load)
+
+    own = _add(*scatter(plan, tiles, tiles, result, result, empty, empty, triangle=True))
+    return join(_add(*half_ring(plan.axis_name, visit, own, (tiles, result), empty)), n)
+
+  return value, _linear(change_of_value, gradient, Change(tangent.x, tangent.norms), jnp.zeros_like(value))
 
 
-def _within_backward(plan, residuals, cotangent):
-  rows, value = residuals
-  tiles = split(rows, plan.tile)
-  result = split(Result(value, cotangent), plan.tile)
-  empty = empty_grad(tiles)
-
-  def visit(own, block, load):
-    cols, col_result = block
-    return scatter(plan, tiles, cols, result, col_result, own, load)
-
-  own = _add(*scatter(plan, tiles, tiles, result, result, empty, empty, triangle=True))
-  own = _add(*half_ring(plan.axis_name, visit, own, (tiles, result), empty))
-  return (_cotangent(own, rows),)
-
-
-_within.defvjp(_within_forward, _within_backward)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _across(plan, rows, cols):
   own, block = split(rows, plan.tile), split(cols, plan.tile)
 
@@ -158,29 +166,33 @@ def _across(plan, rows, cols):
   return of_rows, join(finish(col_tally), cols.x.shape[0]) if plan.columns else None
 
 
-def _across_forward(plan, rows, cols):
-  values = _across.fun(plan, rows, cols)
-  return values, (rows, cols, values)
+@_across.defjvp
+def _across_jvp(plan, primals, tangents):
+  rows, cols = primals
+  values = _across(plan, rows, cols)
+  own, block, tiled_values = split(rows, plan.tile), split(cols, plan.tile), split(values, plan.tile)
 
+  def unsplit(of_rows, of_cols):
+    return join(of_rows, rows.x.shape[0]), join(of_cols, cols.x.shape[0])
 
-def _across_backward(plan, residuals, cotangents):
-  rows, cols, values = residuals
-  own, block = split(rows, plan.tile), split(cols, plan.tile)
-  row_result = split(Result(values[0], cotangents[0]), plan.tile)
-  col_result = split(Result(values[1], cotangents[1]), plan.tile) if plan.columns else None
+  def change_of_values(changes):
+    of_rows, of_cols = split(changes, plan.tile)
+    empty = jax.tree.map(jnp.zeros_like, tiled_values)
 
-  def visit(grad, block, load):
-    cols, col_result = block
-    return scatter(plan, own, cols, row_result, col_result, grad, load)
+    def visit(total, block, load):
+      return push(plan, own, block[0], tiled_values[0], block[1], of_rows, block[2], total, load)
 
-  row_grad, col_grad = whole_ring(
-      plan.axis_name, visit, empty_grad(own), (block, col_result), empty_grad(block))
-  return _cotangent(row_grad, rows), _cotangent(col_grad, cols)
+    return unsplit(*whole_ring(plan.axis_name, visit, empty[0], (block, tiled_values[1], of_cols), empty[1]))
 
+  def gradient(cotangents):
+    of_rows, of_cols = split(cotangents, plan.tile)
+    row_result = Result(tiled_values[0], of_rows)
+    col_result = Result(tiled_values[1], of_cols) if plan.columns else None
 
-_across.defvjp(_across_forward, _across_backward)
+    def visit(grad, block, load):
+      return scatter(plan, own, block[0], row_result, block[1], grad, load)
 
+    return unsplit(*whole_ring(plan.axis_name, visit, empty_grad(own), (block, col_result), empty_grad(block)))
 
-def _cotangent(grad, rows):
-  dx, dnorms = join(grad, rows.x.shape[0])
-  return rows._replace(x=dx, norms=dnorms, group=None, valid=None)
+  changes = tuple(Change(tangent.x, tangent.norms) for tangent in tangents)
+  return values, _linear(change_of_values, gradient, changes, jax.tree.map(jnp.zeros_like, values))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from spectral_jax import _arrays, _eager
 from spectral_jax.losses import _common, _engine
 from spectral_jax.losses._statistics import LogSumExp
-from spectral_jax.losses._tiles import side
+from spectral_jax.losses._pairs import make_rows
 
 LSE = LogSumExp()
 
@@ -39,14 +39,14 @@ def has_term(energy, positive):
   return (energy != -jnp.inf) | jnp.isnan(positive)
 
 
-def both_views(views, root, group, how):
+def both_views(views, root, group, plan):
   """Energies of the 2n anchors over both views' rows of another group, `(2, n)`, and the positive logits `(n,)`.
 
   Groups are those of the images: a row never meets its positive, which `with_positive` puts back where it belongs.
   """
   z = jnp.concatenate([views.u, views.v]) * root
-  rows = side(z, jnp.tile(group, 2), jnp.tile(views.valid, 2))
-  energies = _engine.within(LSE, rows, how).reshape(2, -1)
+  rows = make_rows(z, jnp.tile(group, 2), jnp.tile(views.valid, 2))
+  energies = _engine.within(LSE, rows, plan).reshape(2, -1)
   return energies, _common.dot_rows(views.u * root, views.v * root)
 
 
@@ -89,17 +89,17 @@ def info_nce(u, v, *, temperature=0.1, negatives=None, symmetric=False, normaliz
 
   Reference: van den Oord et al. 2018, arXiv 1807.03748; queue: He et al. 2020, arXiv 1911.05722.
   """
-  views = _common.views(u, v, where=where, normalize=normalize, axis_name=axis_name)
+  views = _common.prepare_views(u, v, where=where, normalize=normalize, axis_name=axis_name)
   root = _common.inverse_root(temperature, views.u.dtype)
-  how = _common.how(len(views.u), tile_size, matmul_dtype, axis_name)
-  rows, cols = (side(x * root, views.image, views.valid) for x in (views.u, views.v))
-  energies = _engine.across(LSE, rows, cols, how, columns=symmetric)
+  plan = _common.plan_for(len(views.u), tile_size, matmul_dtype, axis_name)
+  rows, cols = (make_rows(x * root, views.image, views.valid) for x in (views.u, views.v))
+  energies = _engine.across(LSE, rows, cols, plan, columns=symmetric)
   energies = energies if symmetric else (energies,)
   if negatives is not None:
     queue = _queue(negatives, views.u, normalize) * root
     beyond = jnp.full(queue.shape[:1], -1, jnp.int32)  # a group that no image has: every anchor sees all of the queue
-    queue = side(queue, beyond, jnp.ones(queue.shape[:1], bool))
-    energies = tuple(_log_add(energy, _engine.across(LSE, anchors, queue, how))
+    queue = make_rows(queue, beyond, jnp.ones(queue.shape[:1], bool))
+    energies = tuple(_log_add(energy, _engine.across(LSE, anchors, queue, plan))
                      for energy, anchors in zip(energies, (rows, cols)))
   positive = _common.dot_rows(rows.x, cols.x)
   values = sum(with_positive(energy, positive) for energy in energies) / len(energies)
@@ -154,9 +154,9 @@ def nt_xent(u, v, *, temperature=0.5, normalize=True, where=None, reduction="mea
 
   Reference: Chen et al. 2020, arXiv 2002.05709.
   """
-  views = _common.views(u, v, where=where, normalize=normalize, axis_name=axis_name)
+  views = _common.prepare_views(u, v, where=where, normalize=normalize, axis_name=axis_name)
   root = _common.inverse_root(temperature, views.u.dtype)
-  energies, positive = both_views(views, root, views.image, _common.how(len(views.u), tile_size, matmul_dtype, axis_name))
+  energies, positive = both_views(views, root, views.image, _common.plan_for(len(views.u), tile_size, matmul_dtype, axis_name))
   values = with_positive(energies, positive).mean(0)
   return _common.reduce(values, views.valid, reduction, axis_name)
 
@@ -196,9 +196,9 @@ def dcl(u, v, *, temperature=0.1, normalize=True, where=None, reduction="mean", 
 
   Reference: Yeh et al. 2022, arXiv 2110.06848.
   """
-  views = _common.views(u, v, where=where, normalize=normalize, axis_name=axis_name)
+  views = _common.prepare_views(u, v, where=where, normalize=normalize, axis_name=axis_name)
   root = _common.inverse_root(temperature, views.u.dtype)
-  energies, positive = both_views(views, root, views.image, _common.how(len(views.u), tile_size, matmul_dtype, axis_name))
+  energies, positive = both_views(views, root, views.image, _common.plan_for(len(views.u), tile_size, matmul_dtype, axis_name))
   values = without_positive(energies, positive).mean(0)
   return _common.reduce(values, views.valid & has_term(energies[0], positive), reduction, axis_name)
 
@@ -242,11 +242,11 @@ def dhel(u, v, *, temperature=0.3, energy="mean", normalize=True, where=None, re
   Reference: Koromilas et al. 2024, arXiv 2405.18045.
   """
   _arrays.choice("energy", energy, ("anchor", "mean", "sum"))
-  views = _common.views(u, v, where=where, normalize=normalize, axis_name=axis_name)
+  views = _common.prepare_views(u, v, where=where, normalize=normalize, axis_name=axis_name)
   root = _common.inverse_root(temperature, views.u.dtype)
-  how = _common.how(len(views.u), tile_size, matmul_dtype, axis_name)
-  rows = [side(x * root, views.image, views.valid) for x in (views.u, views.v)]
-  energies = jnp.stack([_engine.within(LSE, row, how) for row in (rows[:1] if energy == "anchor" else rows)])
+  plan = _common.plan_for(len(views.u), tile_size, matmul_dtype, axis_name)
+  rows = [make_rows(x * root, views.image, views.valid) for x in (views.u, views.v)]
+  energies = jnp.stack([_engine.within(LSE, row, plan) for row in (rows[:1] if energy == "anchor" else rows)])
   total = energies.sum(0) if energy == "sum" else energies.mean(0)
   positive = _common.dot_rows(rows[0].x, rows[1].x)
   values = without_positive(total, positive)

@@ -5,7 +5,7 @@ from jax import lax
 
 from spectral_jax import _arrays, _eager
 from spectral_jax.losses import _common, _engine, _softmax
-from spectral_jax.losses._tiles import side
+from spectral_jax.losses._pairs import make_rows
 
 
 @_eager.compiled("positive_in_denominator", *_common.SETTINGS, temperature=_arrays.positive)
@@ -48,10 +48,10 @@ def nscl(u, v, labels, *, temperature=0.1, positive_in_denominator=False, normal
 
   Reference: arXiv 2510.08852.
   """
-  views = _common.views(u, v, where=where, normalize=normalize, axis_name=axis_name)
+  views = _common.prepare_views(u, v, where=where, normalize=normalize, axis_name=axis_name)
   labels = _arrays.labels_of(labels, views.u.shape[0])
   root = _common.inverse_root(temperature, views.u.dtype)
-  energies, positive = _softmax.both_views(views, root, labels, _common.how(len(views.u), tile_size, matmul_dtype, axis_name))
+  energies, positive = _softmax.both_views(views, root, labels, _common.plan_for(len(views.u), tile_size, matmul_dtype, axis_name))
   if positive_in_denominator:
     return _common.reduce(_softmax.with_positive(energies, positive).mean(0), views.valid, reduction, axis_name)
   values = _softmax.without_positive(energies, positive).mean(0)
@@ -97,14 +97,14 @@ def supcon(u, v, labels, *, temperature=0.1, normalize=True, where=None, reducti
 
   Reference: Khosla et al. 2020, arXiv 2004.11362, equation 2.
   """
-  views = _common.views(u, v, where=where, normalize=normalize, axis_name=axis_name)
+  views = _common.prepare_views(u, v, where=where, normalize=normalize, axis_name=axis_name)
   labels = _arrays.labels_of(labels, views.u.shape[0])
   root = _common.inverse_root(temperature, views.u.dtype)
-  how = _common.how(len(views.u), tile_size, matmul_dtype, axis_name)
+  plan = _common.plan_for(len(views.u), tile_size, matmul_dtype, axis_name)
   z = jnp.concatenate([views.u, views.v]) * root
   # Every other row is in the denominator, the positives too: each row is a group of its own.
   every_row = jnp.concatenate([2 * views.image, 2 * views.image + 1])
-  energies = _engine.within(_softmax.LSE, side(z, every_row, jnp.tile(views.valid, 2)), how).reshape(2, -1)
+  energies = _engine.within(_softmax.LSE, make_rows(z, every_row, jnp.tile(views.valid, 2)), plan).reshape(2, -1)
 
   sums, counts = _class_sums(z, labels, views.valid, axis_name)
   same = sums - z.reshape(2, *views.u.shape)

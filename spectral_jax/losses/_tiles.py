@@ -1,9 +1,10 @@
 """Pairs of rows, tile by tile: what two tiles contribute to their rows' statistics, and to their gradients.
 
-`gather` and `scatter` are the two scans that the engine is made of. Both visit tiles of pairs; neither keeps one.
+`gather`, `push` and `scatter` are the three scans that the engine is made of: the statistic of every row, its change when
+rows change, and the transpose of that, the gradient. All visit tiles of pairs; none keeps one.
 """
 
-from typing import NamedTuple
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -11,33 +12,7 @@ import numpy as np
 from jax import lax
 
 from spectral_jax._arrays import HIGHEST
-
-
-class Side(NamedTuple):
-  """Rows that meet others: `x` (n, d), their squared `norms` (n,), `group` (n,) integers, `valid` (n,) booleans."""
-
-  x: jax.Array
-  norms: jax.Array
-  group: jax.Array
-  valid: jax.Array
-
-
-class Plan(NamedTuple):
-  """What is static about a sum: hashable, so that it can be a static argument of the custom derivative."""
-
-  statistic: object
-  tile: int
-  matmul_dtype: object
-  axis_name: object
-  columns: bool = False
-
-
-def side(x, group, valid):
-  """A `Side` of the rows of `x`; rows that are not valid count for nothing."""
-  # Inside shard_map all of it must vary over the same axes, since it travels together.
-  norms = jnp.sum(x * x, axis=1)
-  group = group + jnp.zeros_like(norms, dtype=group.dtype)
-  return Side(x, norms, group, valid & jnp.full_like(norms, True, dtype=bool))
+from spectral_jax.losses._pairs import Change
 
 
 def scores(plan, rows, cols):
@@ -67,7 +42,7 @@ def product(plan, a, b):
   return jnp.dot(a.astype(plan.matmul_dtype), b.astype(plan.matmul_dtype), preferred_element_type=a.dtype)
 
 
-# A tiled `Side` has arrays (tiles, tile, ...); index i picks tile i of every array.
+# Tiled `Rows` have arrays (tiles, tile, ...); index i picks tile i of every array.
 
 
 def split(tree, tile):
@@ -127,15 +102,38 @@ def gather(plan, rows, cols, row_tally, col_tally, triangle=False):
   return lax.scan(visit, (row_tally, col_tally), _tile_pairs(rows, cols, triangle))[0]
 
 
-class Result(NamedTuple):
-  """Per row: the finished statistic and the cotangent that came back for it."""
+def push(plan, rows, cols, row_value, col_value, row_change, col_change, row_sum, col_sum, triangle=False):
+  """Adds to `row_sum` and `col_sum` how each side's statistic changes with both sides' rows.
 
-  value: jax.Array
-  cotangent: jax.Array
+  Arguments as in `scatter`, whose transpose it is: `row_value` the finished statistic, `row_change` a `Change`.
+  """
+  slope_of, norm_slope = plan.statistic.slope, plan.statistic.norm_slope
+  columns_count = _columns_count(rows, col_sum, triangle)
+
+  @functools.partial(jax.checkpoint, prevent_cse=False)  # where JAX transposes this scan, tiles are made again, not kept
+  def visit(sums, ij):
+    i, j = ij
+    row_sum, col_sum = sums
+    row, col, of_row, of_col = _take(rows, i), _take(cols, j), _take(row_change, i), _take(col_change, j)
+    score, mask = scores(plan, row, col)
+    of_pair = product(plan, of_row.x, col.x.T) + product(plan, row.x, of_col.x.T)
+    of_norms = of_row.norms[:, None] + of_col.norms[None, :]
+
+    def change(value, mask, axis):
+      slope = slope_of(score, mask, value, jnp.ones_like(value))
+      return (slope * of_pair + norm_slope(slope) * of_norms).sum(axis)
+
+    row_sum = row_sum.at[i].add(change(row_value[i][:, None], mask, 1))
+    if columns_count:
+      col_mask = mask & (i != j) if triangle else mask
+      col_sum = col_sum.at[j].add(change(col_value[j][None, :], col_mask, 0))
+    return (row_sum, col_sum), None
+
+  return lax.scan(visit, (row_sum, col_sum), _tile_pairs(rows, cols, triangle))[0]
 
 
 def scatter(plan, rows, cols, row_result, col_result, row_grad, col_grad, triangle=False):
-  """Adds to `row_grad` and `col_grad`, pairs (gradient of x, of norms), what every pair contributes to each side's rows.
+  """Adds to `row_grad` and `col_grad`, each a `Change`, what every pair contributes to each side's rows.
 
   Both rows' statistics pass through `s_ij`, so its slope is the sum of two; `col_grad=None` leaves the columns' gradient out.
   """
@@ -157,10 +155,10 @@ def scatter(plan, rows, cols, row_result, col_result, row_grad, col_grad, triang
       slope += slope_of(score, col_mask, of_col.value[None, :], of_col.cotangent[None, :])
     of_norms = norm_slope(slope)
     dx, dn = _take(row_grad, i)
-    row_grad = _put(row_grad, i, (dx + product(plan, slope, col.x), dn + of_norms.sum(1)))
+    row_grad = _put(row_grad, i, Change(dx + product(plan, slope, col.x), dn + of_norms.sum(1)))
     if col_grad is not None:
       dx, dn = _take(col_grad, j)
-      col_grad = _put(col_grad, j, (dx + product(plan, flipped[i], slope), dn + of_norms.sum(0)))
+      col_grad = _put(col_grad, j, Change(dx + product(plan, flipped[i], slope), dn + of_norms.sum(0)))
     return (row_grad, col_grad), None
 
   col_grad = _flip(col_grad)
@@ -170,7 +168,7 @@ def scatter(plan, rows, cols, row_result, col_result, row_grad, col_grad, triang
 
 def _flip(grad):
   """Turns every tile of the gradient of x on its side."""
-  return grad and (grad[0].swapaxes(1, 2), grad[1])
+  return grad and grad._replace(x=grad.x.swapaxes(1, 2))
 
 
 def empty_tally(plan, tiles):
@@ -178,4 +176,4 @@ def empty_tally(plan, tiles):
 
 
 def empty_grad(tiles):
-  return jnp.zeros_like(tiles.x), jnp.zeros_like(tiles.norms)
+  return Change(jnp.zeros_like(tiles.x), jnp.zeros_like(tiles.norms))

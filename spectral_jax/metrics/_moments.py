@@ -80,7 +80,7 @@ def empty(d_x, d_y, dtype):
 
 def update(state, x, y, where, *, unit):
   """The moments with the rows of `x` and `y` that `where` keeps added, a tile at a time."""
-  state = _with_reference(_on_the_axes_of(state, x, y, where), x, y, where, unit)
+  state = with_reference(_on_the_axes_of(state, x, y, where), x, y, where, unit)
   n = x.shape[0]
   rows = min(n, TILE)
 
@@ -110,7 +110,7 @@ def psum(state, axis_name, *, unit):
   state = _relative_to(state, reference, scale, unit)
 
   count = lax.psum(state.count, axis_name)
-  here, n = _size(state), jnp.maximum(count, 1).astype(state.mean[0].dtype)
+  here, n = size(state), jnp.maximum(count, 1).astype(state.mean[0].dtype)
   # Any origin near the mean does; the first device's keeps the differences between devices exact.
   origin = jax.tree.map(lambda a: lax.psum(jnp.where(me == first, a, jnp.zeros_like(a)), axis_name), state.mean)
   away = jax.tree.map(lambda m, o, r: jnp.where(here > 0, (m - o) + r, 0.0), state.mean, origin, state.mean_rest)
@@ -126,7 +126,7 @@ def psum(state, axis_name, *, unit):
 
 def joined(one, other):
   """The moments of the rows of two states that have the same reference and scale."""
-  n_one, n_other = _size(one), _size(other)
+  n_one, n_other = size(one), size(other)
   n = jnp.maximum(n_one + n_other, 1)
   apart = jax.tree.map(lambda a, ra, b, rb: (b - a) + (rb - ra), one.mean, one.mean_rest, other.mean, other.mean_rest)
   mean, lost = _map(lambda a, d: _two_sum(a, n_other / n * d), one.mean, apart)
@@ -141,31 +141,6 @@ def joined(one, other):
   rest = jax.tree.map(jnp.add, one.sums_rest, other.sums_rest)
   sums, rest = _add(one.sums, more, rest)
   return Moments(one.count + other.count, one.reference, one.scale, mean, mean_rest, sums, rest)
-
-
-class Products(NamedTuple):
-  """Three sums over the n x n matrices K = X X^T and L = Y Y^T of centered rows, `k`, `l` their off-diagonal means."""
-
-  whole: jax.Array  # sum_ij K_ij L_ij
-  off: jax.Array  # sum_{i != j} (K_ij - k)(L_ij - l)
-  diagonal: jax.Array  # sum_i alpha_i beta_i
-
-
-def products(state):
-  """`(n, of xx, of yy, of xy)`, each `Products`.
-
-  With `|C|^2` the square of `cross`: `whole = |C|^2`, and since `k = -sum a_i / (n (n - 1))`, `l` alike,
-  `off = |C|^2 - sum a_i sum b_i / (n - 1) - squares`.
-  """
-  sums = jax.tree.map(jnp.add, state.sums, state.sums_rest)
-  n = _size(state)
-  a, b = jnp.trace(sums.xx.cross), jnp.trace(sums.yy.cross)
-
-  def of(pair, left, right):
-    whole = total(pair.cross * pair.cross)
-    return Products(whole, whole - left * (right / jnp.maximum(n - 1, 1)) - pair.squares, pair.squares)
-
-  return n, of(sums.xx, a, a), of(sums.yy, b, b), of(sums.xy, a, b)
 
 
 def total(values):
@@ -203,7 +178,7 @@ def _power_of_two_rows(x):
   return x / power_of_two(lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True)))
 
 
-def _with_reference(state, x, y, where, unit):
+def with_reference(state, x, y, where, unit):
   """The state with its reference rows and scales set, if it has seen no row yet. No result depends on them."""
   fresh, first = state.count == 0, jnp.argmax(where)
 
@@ -218,28 +193,35 @@ def _with_reference(state, x, y, where, unit):
   return state._replace(reference=reference, scale=scale)
 
 
+def centered(z, reference, scale, kept, unit):
+  """Rows less the mean of those that are kept, 0 elsewhere; that mean less the reference, and its rounding error."""
+  z = jnp.where(kept[:, None], z, reference)  # nothing in a masked row reaches the result or its gradient
+  z = unit_offsets(z, reference) if unit else (z - reference) / scale
+  z = jnp.where(kept[:, None], z, 0.0)
+  n = jnp.maximum(jnp.sum(kept, dtype=jnp.int32), 1).astype(z.dtype)
+  mean = jnp.sum(z, axis=0) / n
+  z = jnp.where(kept[:, None], z - mean, 0.0)
+  rest = jnp.sum(z, axis=0) / n  # what rounding left of the mean, which may be far larger than the spread
+  return jnp.where(kept[:, None], z - rest, 0.0), mean, rest
+
+
+def around_mean(values, kept):
+  """`values` less the mean of those that are kept, 0 elsewhere."""
+  n = jnp.maximum(jnp.sum(kept, dtype=jnp.int32), 1).astype(values.dtype)
+  return jnp.where(kept, values - jnp.sum(jnp.where(kept, values, 0.0)) / n, 0.0)
+
+
 def _of_tile(state, x, y, kept, unit):
   """The moments of a tile's rows that are kept, relative to the state's reference."""
-  count = jnp.sum(kept, dtype=jnp.int32)
-  n = jnp.maximum(count, 1).astype(x.dtype)
-
-  def centered(z, reference, scale):
-    z = jnp.where(kept[:, None], z, reference)  # nothing in a masked row reaches the result or its gradient
-    z = unit_offsets(z, reference) if unit else (z - reference) / scale
-    z = jnp.where(kept[:, None], z, 0.0)
-    mean = jnp.sum(z, axis=0) / n
-    z = jnp.where(kept[:, None], z - mean, 0.0)
-    rest = jnp.sum(z, axis=0) / n  # what rounding left of the mean, which may be far larger than the spread
-    return jnp.where(kept[:, None], z - rest, 0.0), mean, rest
-
-  rows, mean, mean_rest = _map(centered, (x, y), state.reference, state.scale)
-  squares = [jnp.sum(z * z, axis=1) for z in rows]
-  around = [jnp.where(kept, s - jnp.sum(s) / n, 0.0) for s in squares]
+  rows, mean, mean_rest = _map(
+      lambda z, reference, scale: centered(z, reference, scale, kept, unit), (x, y), state.reference, state.scale)
+  around = [around_mean(jnp.sum(z * z, axis=1), kept) for z in rows]
 
   def pair(i, j):
-    return Pair(_dot(rows[i].T, rows[j]), _dot(around[j], rows[i]), _dot(around[i], rows[j]), total(around[i] * around[j]))
+    return Pair(dot(rows[i].T, rows[j]), dot(around[j], rows[i]), dot(around[i], rows[j]), total(around[i] * around[j]))
 
   sums = Sums(pair(0, 0), pair(1, 1), pair(0, 1))
+  count = jnp.sum(kept, dtype=jnp.int32)
   return Moments(count, state.reference, state.scale, mean, mean_rest, sums, jax.tree.map(jnp.zeros_like, sums))
 
 
@@ -269,8 +251,8 @@ def _relative_to(state, reference, scale, unit):
 def _moves(sums, n, shift, gap):
   """What `sums` gains when its rows move by `shift` and their mean squares then lie `gap` above those of all rows."""
   def pair(p, s, t, gap_s, gap_t):
-    image, back = _dot(p.cross, t), _dot(s, p.cross)
-    squares = 2 * (_dot(s, p.left) + _dot(t, p.right)) + 4 * _dot(s, image) + n * gap_s * gap_t
+    image, back = dot(p.cross, t), dot(s, p.cross)
+    squares = 2 * (dot(s, p.left) + dot(t, p.right)) + 4 * dot(s, image) + n * gap_s * gap_t
     return Pair((n * s)[:, None] * t, 2 * image + n * gap_t * s, 2 * back + n * gap_s * t, squares)
 
   (s, t), (gap_s, gap_t) = shift, gap
@@ -279,7 +261,7 @@ def _moves(sums, n, shift, gap):
 
 def _mean_squares(state, shift):
   """Mean squared length of each side's rows, moved by `shift`."""
-  n = jnp.maximum(_size(state), 1)
+  n = jnp.maximum(size(state), 1)
   traces = tuple(jnp.trace(p.cross) + jnp.trace(r.cross) for p, r in zip(state.sums[:2], state.sums_rest[:2]))
   return tuple(t / n + jnp.sum(s * s) for t, s in zip(traces, shift))
 
@@ -311,9 +293,9 @@ def _on_the_axes_of(state, *arrays):
   return jax.tree.map(lambda leaf: jnp.where(marker, leaf, leaf), state)
 
 
-def _size(state):
+def size(state):
   return state.count.astype(state.mean[0].dtype)
 
 
-def _dot(a, b):
+def dot(a, b):
   return jnp.matmul(a, b, precision=_arrays.HIGHEST)

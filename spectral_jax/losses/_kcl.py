@@ -8,7 +8,7 @@ from jax import lax
 from spectral_jax import _arrays, _eager
 from spectral_jax.losses import _common, _engine, kernels
 from spectral_jax.losses._statistics import KernelSum
-from spectral_jax.losses._tiles import side
+from spectral_jax.losses._pairs import make_rows
 
 
 @_eager.compiled("kernel", "align_kernel", *_common.SETTINGS, gamma=_arrays.positive)
@@ -57,15 +57,15 @@ def kcl(u, v, *, kernel=kernels.gaussian(2.0), align_kernel=None, gamma=16.0, no
     if not isinstance(k, Hashable):
       raise TypeError(f"{name} must be hashable, got {k!r}; make it a function, or a frozen dataclass with __call__")
   kernels.check_alignment(align_kernel)
-  views = _common.views(u, v, where=where, normalize=normalize, axis_name=axis_name)
+  views = _common.prepare_views(u, v, where=where, normalize=normalize, axis_name=axis_name)
   gamma = jnp.asarray(_arrays.positive("gamma", gamma)).astype(views.u.dtype)
-  how = _common.how(len(views.u), tile_size, matmul_dtype, axis_name)
+  plan = _common.plan_for(len(views.u), tile_size, matmul_dtype, axis_name)
   count = views.valid.sum(dtype=views.u.dtype)
   if axis_name is not None:
     count = lax.psum(count, axis_name)
 
   def share_of_energy(x):
-    return _engine.within(KernelSum(kernel), side(x, views.image, views.valid), how) / jnp.maximum(count - 1, 1)
+    return _engine.within(KernelSum(kernel), make_rows(x, views.image, views.valid), plan) / jnp.maximum(count - 1, 1)
 
   apart = jnp.sum((views.u - views.v) ** 2, axis=1)
   values = -2.0 * align_kernel(apart) + gamma * (share_of_energy(views.u) + share_of_energy(views.v))
