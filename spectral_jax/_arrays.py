@@ -99,6 +99,11 @@ def positive(name, x):
   return x
 
 
+def positive_or_none(name, x):
+  """`positive`, but None is returned as it is."""
+  return x if x is None else positive(name, x)
+
+
 def choice(name, value, allowed):
   """Returns `value` if it is one of `allowed`, or raises listing them."""
   if value not in allowed:

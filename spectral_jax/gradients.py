@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from spectral_jax import _anchors, _arrays
+from spectral_jax import _anchors, _arrays, _eager
 
 
 class AnchorTerms(NamedTuple):
@@ -24,6 +24,7 @@ class AnchorTerms(NamedTuple):
   effective_negatives: Any  # (n,) 1 / sum w^2, between 1 and m; 0 where there is no negative
 
 
+@_eager.compiled(*_anchors.SETTINGS, **_anchors.CHECKS)
 def anchor_terms(u, v, *, loss="info_nce", temperature=None, labels=None, negatives=None, t=2.0, gamma=16.0,
                  positive_in_denominator=False):
   """The strengths of pull and push, the negatives' weighted mean and their effective number, for every anchor.
@@ -64,6 +65,7 @@ def anchor_terms(u, v, *, loss="info_nce", temperature=None, labels=None, negati
   return _anchors.map_anchors(terms, p)
 
 
+@_eager.compiled("tangent", *_anchors.SETTINGS, **_anchors.CHECKS)
 def anchor_gradients(u, v, *, loss="info_nce", temperature=None, tangent=False, labels=None, negatives=None, t=2.0,
                      gamma=16.0, positive_in_denominator=False):
   """Gradient of each anchor's own term: `g_i = repulsion_i m_w - attraction_i v_i`.

@@ -32,6 +32,7 @@ def test_uniformity_in_tiles_and_its_gradient(monkeypatch):
     squares = jnp.sum((z[:, None] - z[None]) ** 2, axis=-1)
     return jnp.log(jnp.sum(jnp.where(jnp.eye(29, dtype=bool), 0.0, jnp.exp(-2 * squares))) / (29 * 28))
 
+  jax.clear_caches()
   monkeypatch.setattr(metrics.sphere, "TILE", 8)
   value, gradient = jax.jit(jax.value_and_grad(metrics.uniformity))(z)
   np.testing.assert_allclose(value, dense(z), rtol=1e-5)
@@ -55,6 +56,7 @@ def test_knn_against_a_loop(k, monkeypatch):
   train_y, test_y = rng.integers(0, 4, 90), rng.integers(0, 4, 41)
   centres = rng.normal(size=(4, 6))
   train_z, test_z = (centres[y] + 1.2 * rng.normal(size=(len(y), 6)) for y in (train_y, test_y))
+  jax.clear_caches()
   monkeypatch.setattr(metrics.knn, "TILE_ENTRIES", 90 * 16)  # tiles of 16, 16 and 9 rows
   got = metrics.knn_accuracy(*map(jnp.asarray, (train_z, train_y, test_z, test_y)), k=k)
   np.testing.assert_allclose(got, slow_knn(train_z, train_y, test_z, test_y, k), rtol=1e-6)

@@ -2,13 +2,14 @@
 
 import jax.numpy as jnp
 
-from spectral_jax import _anchors, _arrays
+from spectral_jax import _anchors, _arrays, _eager
 from spectral_jax.bounds.apriori import apriori_band
 from spectral_jax.bounds.band import LEADING, shared, widened
 from spectral_jax.bounds.plugin import regression_band
 from spectral_jax.bounds.terms import anchor_terms, three_term_band
 
 
+@_eager.compiled("kind", "leading", *_anchors.SETTINGS, **_anchors.CHECKS)
 def anchor_band(u, v, *, loss="info_nce", temperature=None, kind="plugin", labels=None, negatives=None, t=2.0,
                 gamma=16.0, positive_in_denominator=False, leading=LEADING):
   """Squared norm of every anchor's gradient between two proved bounds.

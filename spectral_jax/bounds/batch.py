@@ -3,11 +3,12 @@
 import jax
 import jax.numpy as jnp
 
-from spectral_jax import _anchors, _arrays
+from spectral_jax import _anchors, _arrays, _eager
 from spectral_jax.bounds.anchors import plugin_band
 from spectral_jax.bounds.band import LEADING, Band, product, root, shared, slack_of
 
 
+@_eager.compiled("kind", temperature=_arrays.positive_or_none)
 def batch_band(u, v, *, temperature=None, kind="anchors"):
   """Mean over anchors of the squared gradient norm, between two proved bounds (InfoNCE).
 

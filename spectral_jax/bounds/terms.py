@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from spectral_jax import _anchors
+from spectral_jax import _anchors, _eager
 from spectral_jax.bounds.band import deviations, norm, product, root, shared, widened
 
 
@@ -38,6 +38,7 @@ def anchor_terms(anchor, common):
                    anisotropy=top, along=jnp.sum(g * anchor.u), value=norm(g))
 
 
+@_eager.compiled(*_anchors.SETTINGS, **_anchors.CHECKS)
 def band_terms(u, v, *, loss="info_nce", temperature=None, labels=None, negatives=None, t=2.0, gamma=16.0,
                positive_in_denominator=False):
   """The three terms of every anchor's band: alignment, finite-sample variance and anisotropy.

@@ -3,11 +3,12 @@
 import jax.numpy as jnp
 from jax import lax
 
-from spectral_jax import _arrays
+from spectral_jax import _arrays, _eager
 
 TILE_ENTRIES = 2 ** 24  # similarities alive at once: 64 MiB of float32
 
 
+@_eager.compiled("k")
 def knn_accuracy(train_z, train_y, test_z, test_y, *, k=20):
   """Share of test rows whose class wins the vote of their `k` nearest training rows.
 

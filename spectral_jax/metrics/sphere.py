@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from spectral_jax import _arrays
+from spectral_jax import _arrays, _eager
 
 TILE = 512  # anchor rows whose similarities are alive at once
 
 
+@_eager.compiled("alpha")
 def alignment(u, v, *, alpha=2):
   """Mean distance between positives, `mean_i ||u_i - v_i||^alpha`; 0 is perfect.
 
@@ -39,6 +40,7 @@ def alignment(u, v, *, alpha=2):
   return jnp.mean(jnp.where(together, 0.0, jnp.where(together, 1.0, squares) ** (alpha / 2)))
 
 
+@_eager.compiled(t=_arrays.positive)
 def uniformity(z, *, t=2):
   """Log of the mean Gaussian potential between rows, `log mean_{i<j} exp(-t ||z_i - z_j||^2)`; lower is more uniform.
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from spectral_jax import _arrays
+from spectral_jax import _arrays, _eager
 
 KINDS = ("entropy", "rankme", "participation", "stable")
 RANKME_EPSILON = 1e-7  # added to every p, as published (arXiv 2210.02885)
@@ -55,6 +55,7 @@ def _gram(tall):
   return jnp.matmul(tall.T, tall, precision=_arrays.HIGHEST)
 
 
+@_eager.compiled("center")
 def eigenvalues(z, *, center=False):
   """Eigenvalues of `z^T z / n`, largest first.
 
@@ -106,6 +107,7 @@ def _eigenvalues_jvp(center, primals, tangents):
   return values, jnp.where(values >= jnp.finfo(z.dtype).max, 0.0, slopes)
 
 
+@_eager.compiled("center")
 def effective_ranks(z, *, center=False):
   """All four effective ranks from one eigendecomposition: a dictionary, `effective_rank` for each kind.
 
@@ -117,6 +119,7 @@ def effective_ranks(z, *, center=False):
   return {kind: _rank(sigma, kind) for kind in KINDS}
 
 
+@_eager.compiled("kind", "center")
 def effective_rank(z, *, kind="entropy", center=False):
   """How many dimensions a representation uses.
 

@@ -10,12 +10,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from spectral_jax import _arrays
+from spectral_jax import _arrays, _eager
 from spectral_jax.spectrum.ranks import scaled_rows
 
 METHODS = ("zca", "cholesky", "newton_schulz")
 
 
+# The shrinkage sets how many steps Newton and Schulz take: each value is a program of its own.
+@_eager.compiled("method", "shrinkage")
 def whiten(z, *, method="zca", shrinkage=1e-3):
   """Whitens the rows of a batch: `(z - mean) W` with `W W^T = A^-1`, `A = (1 - s) Sigma + s tr(Sigma)/d I`.
 
