@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from spectral_jax import _arrays
+from spectral_jax.metrics import _moments
 
 TILE = 256  # rows whose distances to all others are alive at once
 
@@ -60,8 +61,8 @@ def anchor_loss_gap_bound(labels, *, temperature):
     TypeError, ValueError: labels that are no vector of integers, or a concrete `temperature` that is not positive.
 
   >>> import jax.numpy as jnp
-  >>> print(anchor_loss_gap_bound(jnp.array([0, 0, 1]), temperature=2.0).round(1))
-  [1.3 1.3 0. ]
+  >>> print(*(f"{bound:.2f}" for bound in anchor_loss_gap_bound(jnp.array([0, 0, 1]), temperature=2.0)))
+  1.31 1.31 0.00
 
   Reference: arXiv 2510.08852, per anchor.
   """
@@ -138,11 +139,12 @@ def rsa_lower_bound(x, y):
   `sqrt(1 - r^2)` for `r <= 1`, else `(1 - r) / (1 + r)`. Memory is linear in N.
 
   Args:
-    x: `(N, d_x)` one representation; a zero row has cosine 0 with every other.
+    x: `(N, d_x)` one representation; rows are compared by cosine.
     y: `(N, d_y)` the other; row i is the same example as row i of x.
 
   Returns:
-    A scalar of at least float32 in [-1, 1]; NaN if all distances of x are equal, or if an entry is NaN.
+    A scalar of at least float32 in [-1, 1]; NaN if all distances of x are equal, if a row is zero, which has no cosine, or
+    if an entry is NaN.
 
   Raises:
     TypeError, ValueError: arrays of a wrong type or rank, different numbers of rows, or fewer than 3.
@@ -209,9 +211,9 @@ def _scalar(name, value):
 
 def _log1p_ratio(over, under, temperature):
   """`log(1 + over e^(2/tau) / under)` without the overflow: e^(2/tau) leaves float32 at tau = 0.02."""
-  some = over > 0
-  exponent = jnp.log(jnp.where(some, over, 1.0)) - jnp.log(under) + 2 / temperature
-  return jnp.where(some, jnp.logaddexp(exponent, 0.0), 0.0)
+  none = over == 0
+  exponent = jnp.log(jnp.where(none, 1.0, over)) - jnp.log(under) + 2 / temperature
+  return jnp.where(none, 0.0, jnp.logaddexp(exponent, 0.0))
 
 
 @jax.jit
@@ -247,7 +249,9 @@ def _weight_drift(step_sizes, smoothness, gradient_norm, num_classes, temperatur
   return jnp.exp(log_growth + 2 / temperature + jnp.log(gradient_norm / (smoothness * temperature * num_classes)))
 
 
-def _from_distance(rho):
+def _from_distance(apart, size):
+  """The bound from squared lengths: of the difference, and of the first."""
+  rho = jnp.where(size == 0, jnp.nan, jnp.sqrt(apart) / jnp.sqrt(jnp.where(size == 0, 1.0, size)))
   close = rho <= 1
   return jnp.where(close, jnp.sqrt(jnp.where(close, (1 - rho) * (1 + rho), 1.0)), 2 / (1 + rho) - 1)
 
@@ -263,23 +267,27 @@ def _cka_lower(k_a, k_b):
     return k - jnp.mean(k, axis=1, keepdims=True)
 
   k_a, apart = centered(k_a), centered(k_b) - centered(k_a)
-  return _from_distance(jnp.sqrt(jnp.sum(apart * apart)) / jnp.sqrt(jnp.sum(k_a * k_a)))
+  return _from_distance(jnp.sum(apart * apart), jnp.sum(k_a * k_a))
 
 
 @jax.jit
 def _rsa_lower(x, y):
-  x, y = _arrays.unit_rows(x), _arrays.unit_rows(y)
   n = x.shape[0]
+  every = jnp.ones(n, bool)
+
+  def side(z):
+    rows = _moments.centered(z, lax.stop_gradient(z[0]), 1.0, every, True)[0]
+    return rows, jnp.sum(rows * rows, axis=1)
+
+  sides = side(x), side(y)
 
   def sums(statistic):
-    """Sum over ordered pairs of a function of their two cosines."""
+    """Sum over ordered pairs of a function of their two cosine distances, half the squared ones of unit rows."""
     @jax.checkpoint
     def row(i):
-      a, b = (jnp.matmul(z, z[i], precision=_arrays.HIGHEST) for z in (x, y))
+      a, b = ((squares + squares[i]) / 2 - jnp.matmul(z, z[i], precision=_arrays.HIGHEST) for z, squares in sides)
       return jnp.sum(jnp.where(jnp.arange(n) == i, 0.0, statistic(a, b)))
     return jnp.sum(lax.map(row, jnp.arange(n), batch_size=min(TILE, n)))
 
   mean = sums(lambda a, b: a) / (n * (n - 1.0))
-  spread = sums(lambda a, b: (a - mean) ** 2)
-  apart = sums(lambda a, b: (a - b) ** 2)
-  return _from_distance(jnp.sqrt(apart) / jnp.sqrt(spread))
+  return _from_distance(sums(lambda a, b: (a - b) ** 2), sums(lambda a, b: (a - mean) ** 2))

@@ -144,13 +144,11 @@ def joined(one, other):
 
 
 def total(values):
-  """The sum of all entries, by halves: its error does not grow with their number."""
+  """The sum of all entries, eight by eight: its error hardly grows with their number."""
   values = values.ravel()
-  while values.shape[0] > 1:
-    half, odd = divmod(values.shape[0], 2)
-    folded = values[:half] + values[half:2 * half]
-    values = jnp.concatenate([folded, values[2 * half:]]) if odd else folded
-  return values[0]
+  while values.shape[0] > 8:
+    values = jnp.pad(values, (0, -values.shape[0] % 8)).reshape(-1, 8).sum(axis=1)
+  return values.sum()
 
 
 def unit_offsets(x, reference):

@@ -140,9 +140,10 @@ def _sampled_spearman(x, y, where, key, *, pairs):
 
 def _rank_correlation(a, b, kept):
   """Pearson's correlation of the ranks of the entries that are kept."""
+  mean = (jnp.sum(kept, dtype=jnp.int32).astype(a.dtype) - 1) / 2  # of ranks, whatever the ties
+
   def deviations(values):
-    ranks = _mean_ranks(values, kept)
-    return _moments.around_mean(ranks / values.shape[0], kept)
+    return jnp.where(kept, (_mean_ranks(values, kept) - mean) / values.shape[0], 0.0)
 
   a, b = deviations(a), deviations(b)
   return _products.cosine(_moments.total(a * b), _moments.total(a * a), _moments.total(b * b))
@@ -165,4 +166,4 @@ def _mean_ranks(values, kept):
   first = lax.cummax(jnp.where(begins, place, 0))
   last = lax.cummin(jnp.where(ends, place, values.shape[0]), reverse=True)
   ranks = jnp.zeros_like(values).at[order].set((first + last).astype(values.dtype) / 2)
-  return ranks + 0 * (high - low)
+  return jnp.where(jnp.any(jnp.isnan(values) & kept), jnp.nan, ranks)
