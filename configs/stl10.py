@@ -1,4 +1,4 @@
-"""STL-10: 5,000 labelled training and 8,000 test images of 96x96 pixels.
+"""STL-10: 5,000 labeled training and 8,000 test images of 96x96 pixels.
 
   python -m spectral_jax.main --config=configs/stl10.py [--config.data.data_dir=FOLDER_OF_TFDS]
 

@@ -112,7 +112,7 @@ def choice(name, value, allowed):
 
 
 def unit_rows(x):
-  """L2-normalises rows: `x_i / ||x_i||`. A zero row stays zero and has a zero gradient; one with NaN or inf becomes NaN.
+  """L2-normalizes rows: `x_i / ||x_i||`. A zero row stays zero and has a zero gradient; one with NaN or inf becomes NaN.
 
   Rows are first divided by a power of two near their largest entry: the result and its derivative do not depend on the
   scale, and squares neither overflow nor vanish, from the largest finite number down to half the smallest normal one

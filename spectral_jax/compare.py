@@ -3,7 +3,7 @@
   python -m spectral_jax.compare [--config=configs/NAME.py] [--rules=random,greedy_balanced,...] [--seeds=0,1,2,3,4]
       [--target=0.98] [--knn_target=0.97] [--workdir=DIR] [--page=docs/results.md] [--config.KEY=VALUE ...]
 
-Trains the config once for every rule and seed, from the same initialisation with the same augmentations, and scores it
+Trains the config once for every rule and seed, from the same initialization with the same augmentations, and scores it
 every `eval_every_epochs`. Leaves results.json, table.md and curves.png; runs that are there already are not repeated,
 so a comparison that was stopped goes on, and rules and seeds can be added.
 """
@@ -21,7 +21,7 @@ from spectral_jax._errors import ConfigError, RunError
 
 RULES = flags.DEFINE_list(
     "rules", "random,greedy_balanced,greedy_independent,pool_p1,pool_p3,log_det,hard", "Rules to compare.")
-SEEDS = flags.DEFINE_list("seeds", "0,1,2,3,4", "Seeds of the initialisation, the augmentations and the batches.")
+SEEDS = flags.DEFINE_list("seeds", "0,1,2,3,4", "Seeds of the initialization, the augmentations and the batches.")
 TARGET = flags.DEFINE_float("target", 0.98, "Linear accuracy to reach.", lower_bound=0.0, upper_bound=1.0)
 KNN_TARGET = flags.DEFINE_float(
     "knn_target", None, "kNN accuracy to reach; by default --target.", lower_bound=0.0, upper_bound=1.0)

@@ -33,7 +33,7 @@ def anchor_terms(u, v, *, loss="info_nce", temperature=None, labels=None, negati
   strengths are `q / tau` with `q = 1 - p_positive`. Memory is linear in n.
 
   Args:
-    u, v: `(n, d)` anchors and positives; rows are L2-normalised inside.
+    u, v: `(n, d)` anchors and positives; rows are L2-normalized inside.
     loss: `"info_nce"`, `"nt_xent"`, `"dcl"`, `"dhel"`, `"kcl"` (Gaussian kernel) or `"nscl"`.
     temperature: tau > 0; None (default) is the loss's own default, 0.5 for `"nt_xent"`, say. KCL has `t` instead.
     labels: `(n,)` integer classes; needed by `"nscl"`.
@@ -72,7 +72,7 @@ def anchor_gradients(u, v, *, loss="info_nce", temperature=None, tangent=False, 
 
   Args:
     u, v, loss, temperature, labels, negatives, t, gamma, positive_in_denominator: as for `anchor_terms`.
-    tangent: subtract `(g_i.u_i) u_i`; divided by the norm before normalisation that is what the encoder receives.
+    tangent: subtract `(g_i.u_i) u_i`; divided by the norm before normalization that is what the encoder receives.
 
   Returns:
     `(n, d)`, at least float32; zeros for an anchor without negatives (but for KCL's attraction).

@@ -44,7 +44,7 @@ def synthetic_batch(key, n, d, *, anisotropy=0.0, noise=NOISE):
 
 
 def adversarial_batch(key, n, d):
-  """A random batch of a random kind: generic, duplicates in three clusters, two antipodal points, far off centre.
+  """A random batch of a random kind: generic, duplicates in three clusters, two antipodal points, far off center.
 
   Noise from 0 to twice the signal, anisotropy from none to `k^-2`: what a bound must survive.
   """
@@ -169,9 +169,9 @@ def save_picture(path, laws, seed=0):
     forms, _ = bands_of(jax.random.key(seed), temperature, anisotropy, 256, 128)
     order = np.argsort(forms["plugin"].value)
     x = np.arange(len(order))
-    for form, colour in (("three terms", "#fbd38d"), ("plugin", "#63b3ed")):
+    for form, color in (("three terms", "#fbd38d"), ("plugin", "#63b3ed")):
       lower, _, upper = (np.sqrt(np.asarray(part)[order]) for part in forms[form])
-      axis.fill_between(x, lower, upper, color=colour, linewidth=0, label=f"{form} band")
+      axis.fill_between(x, lower, upper, color=color, linewidth=0, label=f"{form} band")
     value = np.sqrt(np.asarray(forms["plugin"].value)[order])
     axis.plot(x, value, color="#1a202c", linewidth=1.2, label="measured")
     axis.set_ylim(bottom=0)

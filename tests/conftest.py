@@ -27,9 +27,9 @@ def shared_data():
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_compilation(request, tmp_path_factory):
-  """Most steps run once: they are not worth optimising, nor compiling twice. A module with OPTIMISED = True opts out."""
+  """Most steps run once: they are not worth optimizing, nor compiling twice. A module with OPTIMIZED = True opts out."""
   cache = str(tmp_path_factory.getbasetemp() / "compiled")
-  quick = not getattr(request.module, "OPTIMISED", False)
+  quick = not getattr(request.module, "OPTIMIZED", False)
   jax.config.update("jax_disable_most_optimizations", quick)
   jax.config.update("jax_compilation_cache_dir", cache if quick else None)
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0 if quick else 1.0)

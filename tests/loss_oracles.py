@@ -7,7 +7,7 @@ f'(x)[h] = Im f(x + i e h) / e. No maximum is subtracted: float64 holds exp(1/ta
 import numpy as np
 
 
-def normalise(x):
+def normalize(x):
   out = np.array(x, dtype=complex if np.iscomplexobj(x) else float)
   for i in range(len(out)):
     if np.any(out[i] != 0):

@@ -1,4 +1,4 @@
-"""Row normalisation at the ends of the number range, and argument checks."""
+"""Row normalization at the ends of the number range, and argument checks."""
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ def exact(x, cotangent):
 
 
 @pytest.mark.parametrize("scale", [1e-38, 1.2e-38, 1e-30, 1e-3, 1.0, 8.5e37, 3.4e38])
-def test_rows_of_any_finite_size_are_normalised_exactly(scale):
+def test_rows_of_any_finite_size_are_normalized_exactly(scale):
   rng = np.random.default_rng(0)
   x, cotangent = rng.uniform(-1, 1, size=(2, 16, 5))
   x[:, 0] = 1.0

@@ -54,8 +54,8 @@ def slow_resize(pixels, size):
     n = pixels.shape[axis]
     step, rows = n / size, []
     for i in range(size):
-      centre = (i + 0.5) * step - 0.5
-      weights = [max(0.0, 1 - abs(centre - j) / max(step, 1)) for j in range(n)]
+      center = (i + 0.5) * step - 0.5
+      weights = [max(0.0, 1 - abs(center - j) / max(step, 1)) for j in range(n)]
       rows.append(sum(w * np.take(pixels, j, axis) for j, w in enumerate(weights)) / sum(weights))
     pixels = np.stack(rows, axis)
   return pixels
@@ -71,11 +71,11 @@ def test_cut(where, size):
 
 def slow_warp(pixels, matrix, translation):
   height, width, channels = pixels.shape
-  centre = np.array([(height - 1) / 2, (width - 1) / 2])
+  center = np.array([(height - 1) / 2, (width - 1) / 2])
   out = np.zeros(pixels.shape)
   for y in range(height):
     for x in range(width):
-      source = matrix @ (np.array([y, x]) - centre) + centre + translation * np.array([height, width])
+      source = matrix @ (np.array([y, x]) - center) + center + translation * np.array([height, width])
       low = np.floor(source).astype(int)
       for dy in (0, 1):
         for dx in (0, 1):
@@ -140,7 +140,7 @@ def test_gray_solarize_and_jitter():
   assert 1.6 < far[1] / far[0] < 2.4
 
 
-def test_a_single_channel_keeps_its_colour():
+def test_a_single_channel_keeps_its_color():
   x = image(shape=(8, 8, 1))
   everything = config(crop_scale=(0.2, 1.0), flip=True, jitter_strength=1.0, jitter_prob=1.0, gray_prob=1.0,
                       blur_prob=1.0, solarize_prob=0.2, affine=dict(rotation_deg=10.0, scale=0.1, shear=0.1, shift=0.1))

@@ -11,7 +11,7 @@ import pytest
 
 from spectral_jax import bounds, gradients, losses, validate
 
-OPTIMISED = True  # long loops, or sizes that the compiler decides
+OPTIMIZED = True  # long loops, or sizes that the compiler decides
 
 LABELS = jnp.arange(12) % 3
 
@@ -102,13 +102,13 @@ def test_regression_band_against_a_float64_loop(leading):
     q = w.sum() / (w.sum() + np.exp(u[i] @ v[i] / tau))
     w /= w.sum()
     basis = np.linalg.qr(np.column_stack([vectors[:, :leading], u[i]]))[0]
-    centred = z - z.mean(0)
+    centered = z - z.mean(0)
     omega = (n - 1) * w - 1
-    features = centred @ basis
+    features = centered @ basis
     fitted = sum(features[:, k] * (omega @ features[:, k]) / (features[:, k] @ features[:, k])
                  for k in range(basis.shape[1]))
     g = q / tau * (w @ z - v[i])
-    h = q / tau * (z.mean(0) + fitted @ centred / (n - 1) - v[i])
+    h = q / tau * (z.mean(0) + fitted @ centered / (n - 1) - v[i])
     across = np.linalg.norm(h - basis @ (basis.T @ h))
     rho = q / tau * np.sqrt(n / (n - 1) * values[leading] * np.mean((omega - fitted) ** 2))
     along = np.linalg.norm(basis.T @ g)
@@ -185,8 +185,8 @@ def test_batch_band_against_von_neumann_in_float64():
   tau = 0.3
   p = np.exp(u @ v.T / tau)
   residual = p / p.sum(1, keepdims=True) - np.eye(9)
-  centred = v - v.mean(0)
-  spectrum = np.sort(np.linalg.eigvalsh(centred @ centred.T))[::-1]
+  centered = v - v.mean(0)
+  spectrum = np.sort(np.linalg.eigvalsh(centered @ centered.T))[::-1]
   squares = np.linalg.svd(residual, compute_uv=False) ** 2
   with jax.enable_x64(True):
     band = bounds.batch_band(jnp.asarray(u), jnp.asarray(v), temperature=tau, kind="singular")
@@ -209,8 +209,8 @@ def test_degenerate_batches_are_finite_and_so_are_the_slopes():
 
 
 def simplex(n, d):
-  centred = np.eye(n) - 1 / n
-  rows = np.linalg.svd(centred)[0][:, :n - 1]
+  centered = np.eye(n) - 1 / n
+  rows = np.linalg.svd(centered)[0][:, :n - 1]
   rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
   return jnp.asarray(np.pad(rows, ((0, 0), (0, d - n + 1))))
 

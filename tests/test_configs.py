@@ -25,7 +25,7 @@ CONFIGS = config_files.shipped()
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
-  """Three classes of noisy colour images, as JPEG files of a size that no config asks for."""
+  """Three classes of noisy color images, as JPEG files of a size that no config asks for."""
   root = tmp_path_factory.mktemp("images")
   random = np.random.default_rng(0)
   for part, count in (("train", 6), ("test", 2)):

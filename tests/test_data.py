@@ -546,7 +546,7 @@ def test_prepared_cifar10_is_what_tfds_load_returns(cifar):
   expected = list(tfds.as_numpy(examples))
   batch = next(iter(data.test.stream([np.arange(64)], train=False, views=1)))
   np.testing.assert_array_equal(batch["labels"], [e["label"] for e in expected])
-  # TFDS decodes with the fast inverse transform, this package with the accurate one: a few grey levels apart.
+  # TFDS decodes with the fast inverse transform, this package with the accurate one: a few gray levels apart.
   difference = batch["images"][0].astype(int) - np.stack([e["image"] for e in expected])
   assert np.abs(difference).mean() < 1 and np.abs(difference).max() < 24
 

@@ -12,7 +12,7 @@ import pytest
 
 from spectral_jax import _arrays, _eager, losses
 
-OPTIMISED = True  # times are compared
+OPTIMIZED = True  # times are compared
 
 U, V, Q = np.random.default_rng(0).normal(size=(3, 40, 6)).astype(np.float32)
 LABELS = np.arange(40) % 5

@@ -13,7 +13,7 @@ import pytest
 from spectral_jax import bounds, gradients, metrics, spectrum
 from tests.test_eager import compilations
 
-OPTIMISED = True  # times are compared
+OPTIMIZED = True  # times are compared
 
 U, V = jnp.asarray(np.random.default_rng(0).normal(size=(2, 64, 8)), jnp.float32)
 Y = np.arange(64) % 4

@@ -86,7 +86,7 @@ def test_values_and_gradients_equal_slow_loops(n, d):
 
           def loop(u, v):
             return CASES[name][1](
-                oracle.normalise(u), oracle.normalise(v), y, oracle.normalise(q), tau, where)
+                oracle.normalize(u), oracle.normalize(v), y, oracle.normalize(q), tau, where)
 
           assert value == pytest.approx(loop(u, v), rel=1e-9, abs=1e-9), (name, tau)
           # At d = 1 rows are +-1 whatever their size: some distances are exactly 0, where Riesz kernels have no slope.
@@ -275,12 +275,12 @@ def test_temperature_is_learnable():
     where = np.ones(7, bool)
     slopes = jax.jit(lambda t: {name: jax.grad(lambda t: call(name, u, v, y, q, t))(t) for name in names})(jnp.float64(0.3))
     for name in names:
-      point = oracle.normalise(u), oracle.normalise(v), oracle.normalise(q)
+      point = oracle.normalize(u), oracle.normalize(v), oracle.normalize(q)
       loop = lambda t: CASES[name][1](point[0], point[1], y, point[2], t, where)
       assert slopes[name] == pytest.approx(oracle.derivative(loop, (0.3,), (1.0,)), rel=1e-9), name
 
 
-def test_float64_stays_float64_and_no_normalisation_keeps_lengths():
+def test_float64_stays_float64_and_no_normalization_keeps_lengths():
   rng = np.random.default_rng(7)
   u, v = rng.normal(size=(2, 6, 3)) * 0.4
   with jax.enable_x64(True):

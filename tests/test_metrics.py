@@ -1,4 +1,4 @@
-"""Alignment, uniformity and nearest neighbours against float64 loops."""
+"""Alignment, uniformity and nearest neighbors against float64 loops."""
 
 import jax
 import jax.numpy as jnp
@@ -54,8 +54,8 @@ def slow_knn(train_z, train_y, test_z, test_y, k):
 def test_knn_against_a_loop(k, monkeypatch):
   rng = np.random.default_rng(0)
   train_y, test_y = rng.integers(0, 4, 90), rng.integers(0, 4, 41)
-  centres = rng.normal(size=(4, 6))
-  train_z, test_z = (centres[y] + 1.2 * rng.normal(size=(len(y), 6)) for y in (train_y, test_y))
+  centers = rng.normal(size=(4, 6))
+  train_z, test_z = (centers[y] + 1.2 * rng.normal(size=(len(y), 6)) for y in (train_y, test_y))
   jax.clear_caches()
   monkeypatch.setattr(metrics.knn, "TILE_ENTRIES", 90 * 16)  # tiles of 16, 16 and 9 rows
   got = metrics.knn_accuracy(*map(jnp.asarray, (train_z, train_y, test_z, test_y)), k=k)

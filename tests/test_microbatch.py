@@ -19,14 +19,14 @@ PIECES = 4
 
 
 class Encoder(nn.Module):
-  """Small, with or without batch normalisation."""
+  """Small, with or without batch normalization."""
 
-  normalised: bool
+  normalized: bool
 
   @nn.compact
   def __call__(self, x, train):
     x = nn.Dense(64)(x.reshape(len(x), -1))
-    if self.normalised:
+    if self.normalized:
       x = nn.BatchNorm(use_running_average=not train)(x)
     x = nn.tanh(x)
     return x, nn.Dense(8)(x)
@@ -40,8 +40,8 @@ def nt_xent(u, v):
   return losses.nt_xent(u, v, temperature=0.2)
 
 
-def updated(normalised, microbatches, views):
-  model, tx = Encoder(normalised), optax.sgd(1.0)
+def updated(normalized, microbatches, views):
+  model, tx = Encoder(normalized), optax.sgd(1.0)
   objective = objective_of(nt_xent)
   learner = init_state(0, model, {"main": objective}, tx, views.shape[2:]).learners["main"]
   update = jax.jit(make_update(make_gradient(model, objective, lambda u, v: (u, v), microbatches), tx))
@@ -78,7 +78,7 @@ def test_batch_statistics_are_those_of_each_piece(views):
   state, pieces, found, _ = updated(True, PIECES, views)
 
   def whole_graph(params):
-    """The same pieces, each normalised by itself, in one graph."""
+    """The same pieces, each normalized by itself, in one graph."""
     stats, projected = state.batch_stats, []
     for part in microbatch.cut(views, PIECES):
       (_, z), changed = model.apply(

@@ -75,7 +75,7 @@ def test_terms_are_nan_with_their_row():
       np.testing.assert_array_equal(jnp.isnan(fields[name].reshape(6, -1)).all(1), np.arange(6) == 2)
 
 
-def test_no_neighbour_is_near_a_bad_row():
+def test_no_neighbor_is_near_a_bad_row():
   for bad in (jnp.nan, jnp.inf):
     assert jnp.isnan(metrics.knn_accuracy(V.at[2, 1].set(bad), LABELS, U, LABELS, k=2))
     assert jnp.isnan(metrics.knn_accuracy(V, LABELS, U.at[2, 1].set(bad), LABELS, k=2))

@@ -1,4 +1,4 @@
-"""Optimisers against their update rules written out in NumPy, and the schedule."""
+"""Optimizers against their update rules written out in NumPy, and the schedule."""
 
 import jax
 import jax.numpy as jnp

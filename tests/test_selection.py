@@ -18,7 +18,7 @@ def unit(x):
 
 
 def bank_of(m, d, seed=0):
-  """Anisotropic rows, not normalised."""
+  """Anisotropic rows, not normalized."""
   rng = np.random.default_rng(seed)
   return rng.normal(size=(m, d)) * np.exp(-np.arange(d) / d) + 0.3 * rng.normal(size=d)
 
@@ -165,11 +165,11 @@ def test_pools_are_judged_by_their_rank():
   for policy, which in best.items():
     assert np.array_equal(pick(policy=policy), pools[which])
   assert np.array_equal(pick(policy="P2", target=0.7), pools[np.argmin(abs(ranks - 0.7 * 8))])
-  centred = [participation(rows[pool], center=True) for pool in pools]
-  assert np.array_equal(pick(center=True), pools[int(np.argmax(centred))])
+  centered = [participation(rows[pool], center=True) for pool in pools]
+  assert np.array_equal(pick(center=True), pools[int(np.argmax(centered))])
 
 
-def test_hard_takes_the_nearest_neighbours_of_its_seed():
+def test_hard_takes_the_nearest_neighbors_of_its_seed():
   bank = bank_of(80, 5)
   got = np.asarray(selection.hard_batch(KEY, jnp.asarray(bank, jnp.float32), 10))
   similarity = unit(bank) @ unit(bank)[got[0]]
@@ -213,8 +213,8 @@ def test_balanced_batches_take_turns_for_what_is_left(objective, target, center)
 def digits_like():
   """A bank with clusters, as embeddings have."""
   rng = np.random.default_rng(3)
-  centres = rng.normal(size=(12, 16)) * np.exp(-np.arange(16) / 6)
-  rows = centres[rng.integers(0, 12, 530)] + 0.4 * rng.normal(size=(530, 16)) * np.exp(-np.arange(16) / 6)
+  centers = rng.normal(size=(12, 16)) * np.exp(-np.arange(16) / 6)
+  rows = centers[rng.integers(0, 12, 530)] + 0.4 * rng.normal(size=(530, 16)) * np.exp(-np.arange(16) / 6)
   return jnp.asarray(rows, jnp.float32)
 
 

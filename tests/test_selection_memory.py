@@ -1,4 +1,4 @@
-"""Selection from banks of a million rows: what the optimised program needs besides the bank."""
+"""Selection from banks of a million rows: what the optimized program needs besides the bank."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import pytest
 
 from spectral_jax import selection
 
-OPTIMISED = True  # long loops, or sizes that the compiler decides
+OPTIMIZED = True  # long loops, or sizes that the compiler decides
 
 
 def test_memory_is_linear_in_a_bank_of_a_million():

@@ -1,4 +1,4 @@
-"""CKA, RSA and mutual nearest neighbours against dense float64 definitions: in batches, over devices, with large means."""
+"""CKA, RSA and mutual nearest neighbors against dense float64 definitions: in batches, over devices, with large means."""
 
 import functools
 
@@ -282,7 +282,7 @@ def test_sampled_spearman_and_its_error(monkeypatch):
 def test_mutual_knn_against_a_loop(monkeypatch):
   x, y = paired(41, 5, 4)
   unit = lambda z: z.astype(np.float64) / np.linalg.norm(z.astype(np.float64), axis=1, keepdims=True)
-  monkeypatch.setattr(metrics.neighbours, "TILE_ENTRIES", 41 * 16)
+  monkeypatch.setattr(metrics.neighbors, "TILE_ENTRIES", 41 * 16)
   for k in (1, 7, 40):
     shares = []
     for i in range(41):

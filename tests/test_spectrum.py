@@ -58,12 +58,12 @@ def test_chain_of_ranks(seed, decay, log_scale, rank, center):
 def test_degenerate_ranks_and_their_gradients(kind):
   rank = jax.jit(functools.partial(spectrum.effective_rank, kind=kind), static_argnames="center")
   gradient = jax.jit(jax.grad(lambda z, center: rank(z, center=center)), static_argnums=1)
-  for z, plain, centred in (
+  for z, plain, centered in (
       (jnp.eye(6, 4), 4, None), (jnp.ones((6, 4)), 1, 0), (jnp.full((6, 4), 1e30), 1, 0), (jnp.zeros((6, 4)), 0, 0),
       (1e-30 * jnp.eye(6, 4), 4, None)):
     np.testing.assert_allclose(rank(z), plain, atol=1e-4)
-    if centred is not None:
-      assert float(rank(z, center=True)) == centred
+    if centered is not None:
+      assert float(rank(z, center=True)) == centered
     for center in (False, True):
       assert bool(jnp.isfinite(gradient(z, center)).all())
   assert float(spectrum.effective_rank(jnp.ones((1, 3)), kind=kind, center=True)) == 0
@@ -117,12 +117,12 @@ def test_whitened_covariance(method):
     np.testing.assert_allclose(w.T @ w / 60, np.eye(7), atol=1e-9)
     np.testing.assert_allclose(w.mean(0), 0, atol=1e-12)
     shrunk = np.asarray(spectrum.whiten(jnp.asarray(z), method=method, shrinkage=0.1))
-  centred = z - z.mean(0)
-  sigma = centred.T @ centred / 60
+  centered = z - z.mean(0)
+  sigma = centered.T @ centered / 60
   a = 0.9 * sigma + 0.1 * np.trace(sigma) / 7 * np.eye(7)
   values, vectors = np.linalg.eigh(a)
   root = np.linalg.inv(np.linalg.cholesky(a)).T if method == "cholesky" else vectors / np.sqrt(values) @ vectors.T
-  np.testing.assert_allclose(shrunk, centred @ root, rtol=1e-7, atol=1e-9)
+  np.testing.assert_allclose(shrunk, centered @ root, rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("method", METHODS)

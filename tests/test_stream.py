@@ -31,7 +31,7 @@ def data(tmp_path_factory):
         y, x = np.mgrid[:height, :width]
         image = np.stack([127 + 120 * np.sin((x + i) / 9 + label), 4 * y % 256, (x + y + 40 * i) % 256], axis=-1)
         suffix = "png" if i == 3 else "jpg"
-        # Colour at full resolution: at half, the decoder guesses it at a crop's border, a few grey levels off.
+        # Color at full resolution: at half, the decoder guesses it at a crop's border, a few gray levels off.
         options = {"subsampling": 0} if suffix == "jpg" else {}
         Image.fromarray(image.astype(np.uint8)).save(root / part / name / f"{i}.{suffix}", **options)
   with pytest.MonkeyPatch.context() as patch:
@@ -134,7 +134,7 @@ def test_draws_are_uniform_and_independent():
   np.testing.assert_allclose(counts, 1 / 16, rtol=0.03)
   correlation = np.corrcoef(draws.reshape(4000, -1).T)
   assert np.abs(correlation - np.eye(2 * DRAWS)).max() < 0.08
-  # Neighbouring seeds and steps share nothing.
+  # Neighboring seeds and steps share nothing.
   for other in (uniform_draws(1, 3, np.arange(4000), 2), uniform_draws(0, 4, np.arange(4000), 2)):
     assert abs(np.corrcoef(draws.ravel(), other.ravel())[0, 1]) < 0.02
 

@@ -24,8 +24,8 @@ def apriori_band(anchor, p, common):
   least = jnp.where(some, jnp.min(jnp.where(kept, similarities, jnp.inf)), 0.0)
   half_range = jnp.minimum(p.scale * (greatest - least) / 2, 40.0)  # sinh^2 passes every m - 1 long before
   chi2 = jnp.minimum(jnp.sinh(half_range) ** 2, count - 1)
-  rho = root(common.top * common.centred.shape[0] / count * chi2)
-  mean = common.centre + product(anchor.mask, common.centred) / count
+  rho = root(common.top * common.centered.shape[0] / count * chi2)
+  mean = common.center + product(anchor.mask, common.centered) / count
   positive = jnp.sum(anchor.u * v)
 
   def strengths_at(similarity):

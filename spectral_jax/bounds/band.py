@@ -19,10 +19,10 @@ class Band(NamedTuple):
 
 class Shared(NamedTuple):
   """What all anchors of a batch share: one eigendecomposition of the bank's covariance."""
-  centre: Any       # (d,) mean of the bank
-  centred: Any      # (N, d) bank minus centre
+  center: Any       # (d,) mean of the bank
+  centered: Any      # (N, d) bank minus center
   directions: Any   # (d, k) leading eigenvectors
-  projections: Any  # (N, k) centred @ directions
+  projections: Any  # (N, k) centered @ directions
   top: Any          # greatest eigenvalue
   following: Any    # eigenvalue k + 1, which bounds what the directions leave
 
@@ -46,10 +46,10 @@ def norm(x):
 def deviations(anchor, common):
   """`(m, mu, omega)` of one anchor: how many negatives, at least 1; their mean; `m w_j - 1` on them, else 0.
 
-  The weighted mean of the negatives is `mu + omega @ centred / m`.
+  The weighted mean of the negatives is `mu + omega @ centered / m`.
   """
   count = jnp.maximum(anchor.count, 1)
-  mean = common.centre + product(anchor.mask, common.centred) / count
+  mean = common.center + product(anchor.mask, common.centered) / count
   return count, mean, (count * anchor.weights - 1) * anchor.mask
 
 
@@ -76,13 +76,13 @@ def shared(bank, leading):
   as quadratic forms, so that `N/m` times these eigenvalues bounds its own.
   """
   count, d = bank.shape
-  centre = jnp.mean(bank, axis=0)
-  centred = bank - centre
-  values, vectors = jnp.linalg.eigh(product(centred.T, centred) / count)
+  center = jnp.mean(bank, axis=0)
+  centered = bank - center
+  values, vectors = jnp.linalg.eigh(product(centered.T, centered) / count)
   values, vectors = values[::-1], vectors[:, ::-1]
   # Eigenvalues are accurate to a few machine epsilons of the greatest; the bound must not lie below the true one.
   rounding = 8 * jnp.finfo(bank.dtype).eps * jnp.maximum(values[0], 0.0)
   k = min(leading, d)
   following = jnp.maximum(values[k], 0.0) + rounding if k < d else rounding
-  projections = product(centred, vectors[:, :k])
-  return Shared(centre, centred, vectors[:, :k], projections, values[0] + rounding, following)
+  projections = product(centered, vectors[:, :k])
+  return Shared(center, centered, vectors[:, :k], projections, values[0] + rounding, following)

@@ -15,12 +15,12 @@ def batch_band(u, v, *, temperature=None, kind="anchors"):
   `anchors` averages the anchors' plug-in bands and caps them with the anisotropy form
   `mean_i ||g_i||^2 <= l_1 ||R||_F^2 / (n tau^2)`. `singular` is von Neumann's form, which costs a singular value
   decomposition of an n x n matrix: with `R = P - I` (rows of the softmax minus the positives), its singular values
-  `s_1 >= s_2 >= ...` and the eigenvalues `l_1 >= l_2 >= ...` of the centred Gram matrix of V,
+  `s_1 >= s_2 >= ...` and the eigenvalues `l_1 >= l_2 >= ...` of the centered Gram matrix of V,
 
       (1/(n tau^2)) sum_k l_k s_{n+1-k}^2 <= mean_i ||g_i||^2 <= (1/(n tau^2)) sum_k l_k s_k^2.
 
   Args:
-    u, v: `(n, d)` anchors and positives; rows are L2-normalised inside.
+    u, v: `(n, d)` anchors and positives; rows are L2-normalized inside.
     temperature: tau > 0; None (default) is the default of `losses.info_nce`, 0.1.
     kind: `"anchors"` (default; linear memory) or `"singular"`.
 
@@ -79,9 +79,9 @@ def _singular(u, v, temperature):
   q = jnp.sum(others, axis=1)
   residual = others - jnp.diag(q)  # 1 - p_positive without cancellation
   g = product(residual, p.v) * p.scale
-  centred = p.v - jnp.mean(p.v, axis=0)
+  centered = p.v - jnp.mean(p.v, axis=0)
   # Roots are multiplied, then squared: squares of a residual that has all but vanished would be flushed to 0.
-  roots = jnp.zeros(n, p.u.dtype).at[:min(n, d)].set(jnp.linalg.svd(centred, compute_uv=False)) / jnp.sqrt(n)
+  roots = jnp.zeros(n, p.u.dtype).at[:min(n, d)].set(jnp.linalg.svd(centered, compute_uv=False)) / jnp.sqrt(n)
   singular = jnp.linalg.svd(residual, compute_uv=False) * p.scale
   lower, upper = jnp.sum((roots * singular[::-1]) ** 2), jnp.sum((roots * singular) ** 2)
   # Rounding of either spectrum is relative to its greatest value.

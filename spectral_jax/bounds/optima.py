@@ -1,4 +1,4 @@
-"""The losses' exact values at their common minimiser, the aligned simplex."""
+"""The losses' exact values at their common minimizer, the aligned simplex."""
 
 import jax.numpy as jnp
 

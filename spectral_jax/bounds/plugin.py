@@ -57,18 +57,18 @@ def regression_band(anchor, common):
   """`(lower, value, upper)` of one anchor's gradient norm; an `Anchor` and the bank's `Shared`."""
   count, mean, omega = deviations(anchor, common)
   pull = anchor.attraction * anchor.v
-  shift = product(omega, common.centred) / count  # m_w - mu
+  shift = product(omega, common.centered) / count  # m_w - mu
   g = anchor.repulsion * (mean + shift) - pull
   completion, coordinates, scale = completing(anchor.u, common.directions)
   # The bank's projections on it, from similarities that are known; exact enough, as any coefficients make a bound.
   completed = scale * (anchor.similarities - product(common.projections, coordinates))
   fitted, rest = regressed(omega, anchor.mask, count, completed, common)
-  h = anchor.repulsion * (mean + product(fitted, common.centred) / count) - pull
+  h = anchor.repulsion * (mean + product(fitted, common.centered) / count) - pull
 
   along = jnp.append(product(g, common.directions), jnp.sum(g * completion))
   across = h - product(common.directions, product(h, common.directions)) - jnp.sum(h * completion) * completion
   size = norm(across)
-  rho = anchor.repulsion * root(rest * common.following * common.centred.shape[0] / count)
+  rho = anchor.repulsion * root(rest * common.following * common.centered.shape[0] / count)
   lower = norm(jnp.append(along, jnp.maximum(size - rho, 0.0)))
   upper = norm(jnp.append(along, size + rho))
   return lower, norm(g), upper

@@ -32,8 +32,8 @@ def anchor_terms(anchor, common):
   """`BandTerms` of one anchor, from its `Anchor` and the bank's `Shared`."""
   count, mean, omega = deviations(anchor, common)
   at_mean = anchor.repulsion * mean - anchor.attraction * anchor.v
-  g = at_mean + anchor.repulsion * product(omega, common.centred) / count
-  top = common.top * common.centred.shape[0] / count
+  g = at_mean + anchor.repulsion * product(omega, common.centered) / count
+  top = common.top * common.centered.shape[0] / count
   return BandTerms(anchor.attraction, anchor.repulsion, alignment=norm(at_mean), variance=jnp.sum(omega * omega) / count,
                    anisotropy=top, along=jnp.sum(g * anchor.u), value=norm(g))
 

@@ -1,11 +1,11 @@
 r"""Linear classifiers on frozen features, fitted with the whole training set in one batch on the device.
 
-Both minimise multinomial logistic regression in scikit-learn's parametrisation,
+Both minimize multinomial logistic regression in scikit-learn's parametrisation,
 
 $$ \tfrac12 \|W\|^2 + C \sum_i -\log \operatorname{softmax}(W^\top x_i + b)_{y_i}, $$
 
-by L-BFGS, on features centred and divided by one common scale (the root of the mean variance), so that raw pixels
-and features of any size meet the same regularisation.
+by L-BFGS, on features centered and divided by one common scale (the root of the mean variance), so that raw pixels
+and features of any size meet the same regularization.
 """
 
 import functools
@@ -51,9 +51,9 @@ def _linear(train_z, train_y, test_z, test_y, c, *, num_classes, steps):
 
 
 def few_shot_accuracy(train_z, train_y, test_z, test_y, *, num_classes, shots=5, draws=50, c=1.0, steps=60, seed=0):
-  """Mean accuracy of logistic regressions fitted to `shots` labelled examples a class, over random draws of them.
+  """Mean accuracy of logistic regressions fitted to `shots` labeled examples a class, over random draws of them.
 
-  The features are standardised with the statistics of the whole (unlabelled) training set. Draws depend on `seed` and
+  The features are standardised with the statistics of the whole (unlabeled) training set. Draws depend on `seed` and
   the labels alone, so that several representations are scored on the same examples.
 
   Args:
@@ -62,7 +62,7 @@ def few_shot_accuracy(train_z, train_y, test_z, test_y, *, num_classes, shots=5,
     test_z: `(n, d)` features of the test set.
     test_y: `(n,)` integer classes.
     num_classes: number of classes.
-    shots: labelled examples a class; a smaller class gives all that it has.
+    shots: labeled examples a class; a smaller class gives all that it has.
     draws: how many random draws are averaged.
     c: inverse L2 strength, as scikit-learn's `C`.
     steps: most L-BFGS steps.
@@ -104,7 +104,7 @@ def draw_shots(labels, num_classes, shots, draws, seed):
 def fit(x, y, c, *, num_classes, steps, weight=None):
   """Returns `(W, b)` of the logistic regression above; `weight` `(m,)` counts each example that often."""
   weight = jnp.ones(x.shape[0], x.dtype) if weight is None else weight
-  # Divided by the number of examples: same minimiser, and a tolerance that means the same at any size.
+  # Divided by the number of examples: same minimizer, and a tolerance that means the same at any size.
   scale = 1 / (c * jnp.sum(weight))
 
   def objective(parameters):

@@ -32,7 +32,7 @@ def score(train_z, train_y, test_z, test_y, *, num_classes, config, seed=0):
     test_y: `(n,)` integer classes.
     num_classes: number of classes.
     config: the config's `eval` section.
-    seed: of the random draws of labelled examples.
+    seed: of the random draws of labeled examples.
 
   Returns:
     A dict of floats: `knn_accuracy`, `linear_accuracy`, `few_shot_accuracy` (with `config.shots` labels a class).

@@ -1,4 +1,4 @@
-"""What every loss does before and after its pair sums: check, mask, normalise, scale; average."""
+"""What every loss does before and after its pair sums: check, mask, normalize, scale; average."""
 
 from typing import NamedTuple
 

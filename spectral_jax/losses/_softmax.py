@@ -60,7 +60,7 @@ def info_nce(u, v, *, temperature=0.1, negatives=None, symmetric=False, normaliz
   Args:
     u: `(n, d)` embeddings of the anchors.
     v: `(n, d)` embeddings of their positives, row by row.
-    temperature: tau, > 0, a number or a traced scalar; 0.1 as in van den Oord's followers with normalised rows
+    temperature: tau, > 0, a number or a traced scalar; 0.1 as in van den Oord's followers with normalized rows
       (SimCLR, arXiv 2002.05709, table 5).
     negatives: `(k, d)` further negatives that every anchor sees, such as a queue; not differentiated through unless
       they depend on the variables.

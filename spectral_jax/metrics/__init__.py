@@ -7,7 +7,7 @@ from spectral_jax.metrics.cka import linear_cka
 from spectral_jax.metrics.collapse import cdnv, directional_cdnv, nccc_accuracy
 from spectral_jax.metrics.dissimilarity import RSA, rsa, rsa_with_error
 from spectral_jax.metrics.knn import knn_accuracy
-from spectral_jax.metrics.neighbours import mutual_knn
+from spectral_jax.metrics.neighbors import mutual_knn
 from spectral_jax.metrics.sphere import alignment, uniformity
 from spectral_jax.metrics.streaming import Stream, streaming_cka, streaming_rsa
 from spectral_jax.metrics.uniform_law import wasserstein_uniformity

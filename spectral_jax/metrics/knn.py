@@ -1,4 +1,4 @@
-"""Accuracy of k nearest neighbours by cosine similarity (Wu et al. 2018, arXiv 1805.01978, unweighted votes)."""
+"""Accuracy of k nearest neighbors by cosine similarity (Wu et al. 2018, arXiv 1805.01978, unweighted votes)."""
 
 import jax.numpy as jnp
 from jax import lax
@@ -12,7 +12,7 @@ TILE_ENTRIES = 2 ** 24  # similarities alive at once: 64 MiB of float32
 def knn_accuracy(train_z, train_y, test_z, test_y, *, k=20):
   """Share of test rows whose class wins the vote of their `k` nearest training rows.
 
-  Rows are compared by cosine similarity. Ties between classes go to the class of the nearest neighbour among the
+  Rows are compared by cosine similarity. Ties between classes go to the class of the nearest neighbor among the
   tied; ties in similarity to the lower training index. Similarities are formed tile by tile on the device.
 
   Args:
@@ -20,7 +20,7 @@ def knn_accuracy(train_z, train_y, test_z, test_y, *, k=20):
     train_y: `(m,)` integer classes.
     test_z: `(n, d)` test embeddings.
     test_y: `(n,)` integer classes.
-    k: neighbours that vote, at least 1; more than `m` means all `m`.
+    k: neighbors that vote, at least 1; more than `m` means all `m`.
 
   Returns:
     A float32 scalar in [0, 1]; NaN if an embedding is NaN or inf.
@@ -48,10 +48,10 @@ def knn_accuracy(train_z, train_y, test_z, test_y, *, k=20):
   def hit(row):
     z, y = row
     similarity = jnp.matmul(train_z, z.astype(train_z.dtype), precision=_arrays.HIGHEST)
-    neighbours = train_y[lax.top_k(similarity, min(k, m))[1]]
-    votes = jnp.sum(neighbours[:, None] == neighbours[None, :], axis=1)
-    return neighbours[jnp.argmax(votes)] == y  # argmax takes the first: the nearest among the tied
+    neighbors = train_y[lax.top_k(similarity, min(k, m))[1]]
+    votes = jnp.sum(neighbors[:, None] == neighbors[None, :], axis=1)
+    return neighbors[jnp.argmax(votes)] == y  # argmax takes the first: the nearest among the tied
 
   hits = lax.map(hit, (test_z, test_y), batch_size=max(1, min(n, TILE_ENTRIES // m)))
-  known = jnp.all(jnp.isfinite(train_z)) & jnp.all(jnp.isfinite(test_z))  # NaN has no nearest neighbours
+  known = jnp.all(jnp.isfinite(train_z)) & jnp.all(jnp.isfinite(test_z))  # NaN has no nearest neighbors
   return jnp.where(known, jnp.mean(hits.astype(jnp.float32)), jnp.nan)

@@ -17,7 +17,7 @@ def alignment(u, v, *, alpha=2):
   """Mean distance between positives, `mean_i ||u_i - v_i||^alpha`; 0 is perfect.
 
   Args:
-    u: `(n, d)` embeddings; rows are L2-normalised inside, a zero row stays zero.
+    u: `(n, d)` embeddings; rows are L2-normalized inside, a zero row stays zero.
     v: `(n, d)` their positives.
     alpha: exponent > 0; 2 is the default of Wang and Isola.
 
@@ -47,7 +47,7 @@ def uniformity(z, *, t=2):
   Memory is linear in n: similarities are formed a few hundred rows at a time, in the gradient as well.
 
   Args:
-    z: `(n, d)` embeddings; rows are L2-normalised inside, a zero row stays zero.
+    z: `(n, d)` embeddings; rows are L2-normalized inside, a zero row stays zero.
     t: width parameter > 0; 2 is the default of Wang and Isola.
 
   Returns:

@@ -13,8 +13,8 @@ class Projector(nn.Module):
 
   `hidden` is the width of the layers in between; 0 makes them as wide as the features.
 
-  Hidden layers are followed by batch normalisation and ReLU; the last one by batch normalisation without a shift, as in
-  SimCLR's published code. The dense layers have no bias, which the normalisation would cancel.
+  Hidden layers are followed by batch normalization and ReLU; the last one by batch normalization without a shift, as in
+  SimCLR's published code. The dense layers have no bias, which the normalization would cancel.
   """
   layers: int = 2
   hidden: int = 0

@@ -18,7 +18,7 @@ _kaiming = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 def batch_norm(*, train, dtype, **kwargs):
-  """Batch normalisation over the global batch: under jit the mean over a sharded axis spans every device.
+  """Batch normalization over the global batch: under jit the mean over a sharded axis spans every device.
 
   Flax keeps the scale, shift and running statistics in float32 and reduces in float32 whatever `dtype` is.
   """

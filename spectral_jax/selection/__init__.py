@@ -4,7 +4,7 @@ For rows `x_i` on the unit sphere and a set S of k of them, `C = sum_{i in S} x_
 `F = ||C||_F^2 = sum_{i,j in S} (x_i . x_j)^2`; the participation ratio `PR(S) = k^2 / F` is the effective rank that
 every rule here speaks of. It needs no eigendecomposition, and adding x changes F by `2 x^T C x + 1`.
 
-Every function takes embeddings `(m, d)`, normalises their rows itself, and returns int32 indices into them without
+Every function takes embeddings `(m, d)`, normalizes their rows itself, and returns int32 indices into them without
 repeats, a deterministic function of `key`. Rows that are zero have no direction, and are taken only when nothing else
 is left to look at; rows that are not finite are refused by name, or treated like zero rows where the values are
 traced and cannot be read.

@@ -5,7 +5,7 @@ with `s = ||x||^2` (1, or 0 for a zero row) changes them to
 
     T' = T + s        F' = F + 2 x^T C x + s^2        PR = T'^2 / F'
 
-and, centred, with n = k + 1 and `m' = m + x`,
+and, centered, with n = k + 1 and `m' = m + x`,
 
     tr = T'/n - ||m'||^2/n^2
     ||Sigma||_F^2 = F'/n^2 - 2 m'^T C' m'/n^3 + ||m'||^4/n^4        PR = tr^2 / ||Sigma||_F^2
@@ -80,10 +80,10 @@ def rank_with(moments, to, *, center):
     image = jnp.dot(moments.second, moments.first, precision=HIGHEST)
     mean_square = moments.first @ moments.first + 2 * to.along + to.square
     form = moments.first @ image + 2 * to.cross + to.quadratic + (to.along + to.square) ** 2
-    centred = n > 2
-    trace = jnp.where(centred, trace / n - mean_square / n**2, trace)
+    centered = n > 2
+    trace = jnp.where(centered, trace / n - mean_square / n**2, trace)
     spread = frobenius / n**2 - 2 * form / n**3 + mean_square**2 / n**4
-    frobenius = jnp.where(centred, spread, frobenius)
+    frobenius = jnp.where(centered, spread, frobenius)
   spread = frobenius > 0
   return jnp.where(spread, trace**2 / jnp.where(spread, frobenius, 1.0), 0.0)
 

@@ -11,7 +11,7 @@ from spectral_jax.selection import _checks
 
 
 def hard_batch(key, embeddings, batch_size):
-  """Takes a random example and its nearest neighbours by cosine.
+  """Takes a random example and its nearest neighbors by cosine.
 
   `S = {seed} + the batch_size - 1 rows of largest x_i . x_seed`. Most published batch selection prefers such batches;
   it is here so that comparisons with diverse batches are fair.

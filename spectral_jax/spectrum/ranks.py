@@ -1,6 +1,6 @@
 """Eigenvalues of the second-moment matrix, and four effective ranks made of them.
 
-Notation: `z` is `(n, d)`; `l_1 >= l_2 >= ...` are the eigenvalues of `z^T z / n` (of the covariance when centred),
+Notation: `z` is `(n, d)`; `l_1 >= l_2 >= ...` are the eigenvalues of `z^T z / n` (of the covariance when centered),
 `sigma_k = sqrt(n l_k)` the singular values. The ranks differ: name the one you mean. Always
 `stable <= participation <= entropy <= rank` and `entropy <= rankme`.
 """
@@ -17,7 +17,7 @@ KINDS = ("entropy", "rankme", "participation", "stable")
 RANKME_EPSILON = 1e-7  # added to every p, as published (arXiv 2210.02885)
 
 
-def centre(z):
+def center(z):
   """Subtracts the mean row; rows that are all equal become exactly zero, which a rounded mean would not give."""
   z = z - lax.stop_gradient(z[:1])
   return z - jnp.mean(z, axis=0, keepdims=True)
@@ -38,11 +38,11 @@ def rescale(z):
 
 
 def scaled_rows(z, center):
-  """`(rows, factor)` with `z = factor * rows`, centred if asked, the largest entry near 1."""
+  """`(rows, factor)` with `z = factor * rows`, centered if asked, the largest entry near 1."""
   rows, factor = rescale(z)
   if not center:
     return rows, factor
-  rows, second = rescale(centre(rows))
+  rows, second = rescale(center(rows))
   return rows, factor * second
 
 
@@ -63,12 +63,12 @@ def eigenvalues(z, *, center=False):
   only functions that treat the tied ones alike are differentiable, and those get their true gradient).
 
   Args:
-    z: `(n, d)` embeddings, used as they are (not normalised).
+    z: `(n, d)` embeddings, used as they are (not normalized).
     center: subtract the mean row first, which gives the spectrum of the covariance.
 
   Returns:
     `(min(n, d),)` in units of `z` squared, at least float32, never negative; zeros for a constant matrix that is
-    centred; the largest finite number, with slope 0, instead of an overflow. NaN if `z` holds NaN or inf.
+    centered; the largest finite number, with slope 0, instead of an overflow. NaN if `z` holds NaN or inf.
 
   Raises:
     TypeError, ValueError: `z` is not a floating-point matrix.
@@ -127,7 +127,7 @@ def effective_rank(z, *, kind="entropy", center=False):
   `1 / sum p^2`, `stable` `1 / max p`. `rankme` is the entropy form of `p = sigma / sum sigma + 1e-7`.
 
   Args:
-    z: `(n, d)` embeddings, used as they are (not normalised).
+    z: `(n, d)` embeddings, used as they are (not normalized).
     kind: one of `"entropy"` (default), `"rankme"`, `"participation"`, `"stable"`.
     center: subtract the mean row first.
 

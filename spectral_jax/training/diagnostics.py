@@ -14,7 +14,7 @@ def diagnostics(u, v, *, temperature):
   Pure, jittable and linear in memory: similarities are formed a tile of anchors at a time.
 
   Args:
-    u, v: `(n, d)` embeddings of two views; rows are L2-normalised inside.
+    u, v: `(n, d)` embeddings of two views; rows are L2-normalized inside.
     temperature: tau > 0.
 
   Returns:
@@ -22,7 +22,7 @@ def diagnostics(u, v, *, temperature):
     and its bounds), `band_lower_ratio`, `band_upper_ratio` (bounds over the value, as norms: how tightly the band
     tracks), `effective_negatives`, `vanished_share` (anchors with q < 0.01), `alignment`, `uniformity`,
     `top_eigenvalue`, `effective_rank` (entropy), `effective_rank_rankme`, `effective_rank_participation`,
-    `effective_rank_stable` (of both views on the unit sphere, not centred).
+    `effective_rank_stable` (of both views on the unit sphere, not centered).
 
   >>> import jax
   >>> u, v = jax.random.normal(jax.random.key(0), (2, 32, 8))

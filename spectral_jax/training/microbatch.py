@@ -7,7 +7,7 @@ small batches, each with few negatives. Instead (GradCache, Gao et al. 2021, arX
 2. take the loss's gradient with respect to all embeddings, every row a negative of every other;
 3. encode each piece again, this time with its derivative, and pull its rows of that gradient back to the parameters.
 
-The sum over pieces is the exact gradient of the large batch. It costs one more forward pass. Batch normalisation sees
+The sum over pieces is the exact gradient of the large batch. It costs one more forward pass. Batch normalization sees
 each piece by itself, as in any run with a batch of that size; its running statistics are updated piece by piece, once.
 Views are made before the batch is cut, so augmentations are those of the undivided batch.
 """

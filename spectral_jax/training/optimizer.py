@@ -49,7 +49,7 @@ def warmup_cosine(peak, warmup_steps, total_steps):
 
 
 def decayed(params):
-  """True at each parameter that is decayed and adapted: kernels, but not biases nor normalisation scales.
+  """True at each parameter that is decayed and adapted: kernels, but not biases nor normalization scales.
 
   Those are the parameters of fewer than two dimensions.
   """

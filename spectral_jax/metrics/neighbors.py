@@ -1,4 +1,4 @@
-"""Alignment of two representations by their nearest neighbours (Huh et al. 2024, arXiv 2405.07987)."""
+"""Alignment of two representations by their nearest neighbors (Huh et al. 2024, arXiv 2405.07987)."""
 
 import functools
 
@@ -13,7 +13,7 @@ TILE_ENTRIES = 2 ** 22  # similarities of one side alive at once: 16 MiB of floa
 
 
 def mutual_knn(x, y, *, k=10):
-  """Mean share of an example's `k` nearest neighbours that two representations agree on.
+  """Mean share of an example's `k` nearest neighbors that two representations agree on.
 
   `mean_i |N_k^x(i) & N_k^y(i)| / k`, `N_k(i)` the k other rows of greatest cosine with row i: 1 if the neighborhoods are
   the same, about `k / (n - 1)` for unrelated ones. Memory is linear in n.
@@ -21,7 +21,7 @@ def mutual_knn(x, y, *, k=10):
   Args:
     x: `(n, d_x)` one representation; a zero row has cosine 0 with every other.
     y: `(n, d_y)` the other; row i is the same example as row i of x.
-    k: neighbours, 1 to n - 1; 10 as in the paper's code. Ties go to the lower index.
+    k: neighbors, 1 to n - 1; 10 as in the paper's code. Ties go to the lower index.
 
   Returns:
     A float32 scalar in [0, 1]; NaN if an entry is NaN.
