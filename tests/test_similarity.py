@@ -11,7 +11,7 @@ import scipy.stats
 from jax.sharding import PartitionSpec as P
 
 from spectral_jax import metrics
-from spectral_jax.metrics import _moments, _products, dissimilarity
+from spectral_jax.metrics import _moments, dissimilarity
 
 SHAPE = (63, 12, 7)  # one for most tests: compiling takes longer than running
 MEASURES = ("biased", "unbiased", "rsa")

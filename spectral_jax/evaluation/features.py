@@ -3,12 +3,11 @@
 The features are the encoder's, before the projector: the projector is made to forget what the loss does not need.
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from spectral_jax import preemption, progress
-from spectral_jax.mesh import host_columns, local, over_data, place, place_columns
+from spectral_jax.mesh import host_columns, local, over_data, place_columns
 
 
 def spread(size, limit=0):

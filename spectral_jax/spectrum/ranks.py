@@ -17,7 +17,7 @@ KINDS = ("entropy", "rankme", "participation", "stable")
 RANKME_EPSILON = 1e-7  # added to every p, as published (arXiv 2210.02885)
 
 
-def center(z):
+def around_mean(z):
   """Subtracts the mean row; rows that are all equal become exactly zero, which a rounded mean would not give."""
   z = z - lax.stop_gradient(z[:1])
   return z - jnp.mean(z, axis=0, keepdims=True)
@@ -42,7 +42,7 @@ def scaled_rows(z, center):
   rows, factor = rescale(z)
   if not center:
     return rows, factor
-  rows, second = rescale(center(rows))
+  rows, second = rescale(around_mean(rows))
   return rows, factor * second
 
 
