@@ -34,3 +34,6 @@ def quick_compilation(request, tmp_path_factory):
   jax.config.update("jax_compilation_cache_dir", cache if quick else None)
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0 if quick else 1.0)
   compilation_cache.reset_cache()
+  yield
+  # A process may map only so many pieces of memory, and every compiled program holds some.
+  jax.clear_caches()

@@ -15,6 +15,7 @@ from spectral_jax.config import load_config
 from spectral_jax.data import open_dataset
 from spectral_jax.training.batches.tables import epoch_indices
 from spectral_jax.training.checks import check_batch, check_config
+from spectral_jax.defaults import learner, learners
 from spectral_jax.mesh import make_mesh
 from spectral_jax.training.run import prepare
 from spectral_jax.workdir.folder import claim
@@ -45,9 +46,13 @@ def test_one_step_of_every_config(name, folder):
   config.batch_size, config.steps, config.microbatches = 8, 2, 1
   config.optimizer.warmup_epochs, config.loss.temperature = 0, 0.2
   config.model.update(width=0.0625, projector_hidden=8, projector_dim=8)
-  if name != "digits":
+  if config.data.name != "digits":
     config.data.update(name="folder", data_dir=str(folder), classes="", image_size=16)
     config.model.encoder = "resnet18"  # deeper ones take long to compile and have tests of their own
+  of = "cl/" if config.learners else ""
+  if config.learners:  # two stand for all, which have tests of their own
+    config.model.encoder = "convnet"
+    config.learners = learners(cl=config.learners.cl, ce=learner("cross_entropy"))
   run = prepare(config, open_dataset(config.data), make_mesh(devices=jax.devices()[:1]))
   state = run.init()
   before = jax.device_get(state.learners)
@@ -57,7 +62,7 @@ def test_one_step_of_every_config(name, folder):
   metrics = {key: float(value) for key, value in metrics.items()}
   assert int(state.step) == 1
   assert np.isfinite(list(metrics.values())).all()
-  assert metrics["band_lower"] <= metrics["band_value"] <= metrics["band_upper"]
+  assert metrics[f"{of}band_lower"] <= metrics[f"{of}band_value"] <= metrics[f"{of}band_upper"]
   assert any((a != b).any() for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(jax.device_get(state.learners))))
 
 
@@ -76,6 +81,26 @@ def test_a_wrong_key_names_the_nearest(key, nearest):
   with pytest.raises(ValueError, match=f"config.{key}.*Did you mean '{nearest}'"):
     config_files.check_keys(["main", f"--config.{key}=1"], path)
   config_files.check_keys(["main", f"--config.{nearest}=1", "--noconfig.augment.flip"], path)
+
+
+@pytest.mark.parametrize("word, message", [
+    ("--config.workdir=x", "flag of its own: --workdir=DIR"), ("--epochs=2", "write --config.epochs=2"),
+    ("--config.augment.grey_prob=0.1", "called 'augment.gray_prob' now")])
+def test_words_that_almost_fit_are_answered_with_the_right_ones(word, message):
+  with pytest.raises(ConfigError, match=message):
+    config_files.check_keys(["main", word], "digits")
+
+
+def test_kernels_and_shots_that_cannot_be_are_named():
+  config = load_config("digits")
+  config.loss.update(name="kcl", temperature=None)
+  config.loss.kwargs = {"kernel": "gaussian(1..2)"}
+  with pytest.raises(ConfigError, match=r"gaussian\(1\.\.2\)"):
+    check_config(config)
+  config = load_config("digits")
+  config.eval.shots = 1000
+  with pytest.raises(ConfigError, match="config.eval.shots=1000 is more than any class has"):
+    check_batch(config, open_dataset(config.data), make_mesh(devices=jax.devices()[:1]))
 
 
 def test_a_wrong_key_in_a_config_file(tmp_path):
@@ -102,7 +127,21 @@ def test_configs_are_found_from_any_folder(tmp_path, monkeypatch):
     ("selection.rule", "greeedy", "Did you mean 'greedy'"),
     ("data.path", "memory", "resident"),
     ("batch_size", 0, "batch_size must be at least 2"),
-    ("epochs", 0, "both 0")])
+    ("epochs", 0, "both 0"),
+    ("model.width", 0.001, "config.model.width=0.001"),
+    ("model.width", float("nan"), "config.model.width=nan"),
+    ("model.stem", "imagenette", "Did you mean 'imagenet'"),
+    ("augment.crop_scale", (2.0, 1.0), "config.augment.crop_scale"),
+    ("loss.temperature", float("inf"), "config.loss.temperature"),
+    ("loss.temperature", 1e-40, "config.loss.temperature"),
+    ("loss.temperature", 1e-8, "config.loss.temperature"),
+    ("optimizer.weight_decay", float("nan"), "config.optimizer.weight_decay"),
+    ("optimizer.learning_rate", float("inf"), "config.optimizer.learning_rate"),
+    ("batch_size", 1, "batch_size must be at least 2"),
+    ("eval.probe_c", -1.0, "config.eval.probe_c"),
+    ("data.image_size", 1, "config.data.image_size"),
+    ("sharding", (("(", "fsdp"),), "no regular expression"),
+    ("main_learner", "cl", "main_learner")])
 def test_wrong_values(key, value, message):
   config = load_config("digits")
   config.steps = 0

@@ -17,7 +17,7 @@ NAMES = sorted(set(m.name for m in pkgutil.walk_packages(spectral_jax.__path__, 
 def test_examples(name):
   module = importlib.import_module(name)
   examples = doctest.DocTestFinder().find(module, name)
-  runner = doctest.DocTestRunner()
+  runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
   for example in examples:
     runner.run(example)
   assert runner.summarize().failed == 0

@@ -122,9 +122,9 @@ def test_a_residual_block_starts_as_its_shortcut(block):
 
 @pytest.mark.parametrize("changes, message", [
     (dict(encoder="resnet81"), "config.model.encoder='resnet81' is not known. Did you mean 'resnet18'"),
-    (dict(encoder="resnet18", stem="cifar10"), "Did you mean 'cifar'"),
+    (dict(encoder="convnet", stem="cifar10"), "Did you mean 'cifar'"),
     (dict(dtype="float16"), "config.model.dtype"),
-    (dict(width=0.0), "config.model.width must be positive"),
+    (dict(width=0.0), "config.model.width=0.0 leaves"),
     (dict(projector_dim=0), "config.model.projector_dim must be positive"),
     (dict(projector_layers=4), "must be 1, 2 or 3"),
 ])

@@ -1,14 +1,19 @@
 """Encoder and projector together, built from the `model` section of a config."""
 
+import math
+
 import jax.numpy as jnp
 from flax import linen as nn
 
+from spectral_jax._errors import ConfigError
 from spectral_jax._names import check_name
 from spectral_jax.models.convnet import ConvNet
 from spectral_jax.models.projector import Projector
 from spectral_jax.models.resnet import BLOCKS, STEMS, ResNet
 
 ENCODERS = ("convnet", *BLOCKS)
+# Channels of each encoder's first layer at width 1.
+NARROWEST = {"convnet": 32, **{name: 64 for name in BLOCKS}}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -36,7 +41,7 @@ def build_model(config):
     `(features (b, f), projections (b, p))`, both float32.
 
   Raises:
-    ValueError: on an unknown name or an impossible size.
+    ConfigError: on an unknown name or an impossible size.
 
   >>> import jax, ml_collections
   >>> config = ml_collections.ConfigDict(dict(encoder="convnet", stem="cifar", width=1.0, projector_layers=2,
@@ -49,16 +54,20 @@ def build_model(config):
   """
   check_name("model.encoder", config.encoder, ENCODERS)
   check_name("model.dtype", config.dtype, tuple(DTYPES))
-  for name, least in (("width", "positive"), ("projector_dim", "positive"), ("projector_hidden", "0 or more")):
-    if config[name] < 0 or (least == "positive" and config[name] == 0):
-      raise ValueError(f"config.model.{name} must be {least}, got {config[name]}")
+  check_name("model.stem", config.stem, STEMS)
+  narrowest = NARROWEST[config.encoder]
+  if not 0.5 < narrowest * config.width < math.inf:
+    raise ConfigError(f"config.model.width={config.width} leaves {config.encoder}'s first layer, {narrowest} channels at "
+                      f"width 1, without any; use {1 / narrowest} or more")
+  if config.projector_dim < 1 or config.projector_hidden < 0:
+    raise ConfigError(f"config.model.projector_dim must be positive and projector_hidden 0 or more, got "
+                      f"{config.projector_dim} and {config.projector_hidden}")
   if config.projector_layers not in (1, 2, 3):
-    raise ValueError(f"config.model.projector_layers must be 1, 2 or 3, got {config.projector_layers}")
+    raise ConfigError(f"config.model.projector_layers must be 1, 2 or 3, got {config.projector_layers}")
   dtype = DTYPES[config.dtype]
   if config.encoder == "convnet":
     encoder = ConvNet(config.width, dtype)
   else:
-    check_name("model.stem", config.stem, STEMS)
     encoder = ResNet(config.encoder, config.stem, config.width, dtype)
   return Model(encoder, Projector(config.projector_layers, config.projector_hidden, config.projector_dim, dtype))
 
