@@ -87,21 +87,34 @@ def concrete(x):
     return None
 
 
-def positive(name, x):
-  """Returns the scalar `x`; raises if it is concrete and not a positive finite number, or not a scalar."""
+def _scalar(name, x):
   if not is_array(x):
     raise TypeError(f"{name} must be a number, got {x!r} of type {type(x).__name__}")
   if jnp.ndim(x) != 0:
     raise ValueError(f"{name} must be a scalar, got shape {jnp.shape(x)}; use jax.vmap to map over several")
-  value = concrete(x)
+  return x
+
+
+def positive(name, x):
+  """Returns the scalar `x`; raises if it is concrete and not a positive finite number, or not a scalar."""
+  value = concrete(_scalar(name, x))
   if value is not None and not (value > 0 and math.isfinite(value)):
     raise ValueError(f"{name} must be a positive finite number, got {value}")
   return x
 
 
+<<<<<<< HEAD
 def positive_or_none(name, x):
   """`positive`, but None is returned as it is."""
   return x if x is None else positive(name, x)
+=======
+def number(name, x, low=-math.inf, high=math.inf):
+  """Returns the scalar `x`; raises if it is no scalar, or concrete and not a finite number in [low, high)."""
+  value = concrete(_scalar(name, x))
+  if value is not None and not (low <= value < high and math.isfinite(value)):
+    raise ValueError(f"{name} must be a finite number in [{low:g}, {high:g}), got {value}")
+  return x
+>>>>>>> math
 
 
 def choice(name, value, allowed):

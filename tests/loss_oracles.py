@@ -115,6 +115,65 @@ def supcon(u, v, labels, tau, where):
   return values
 
 
+def sigmoid(u, v, tau, bias, where):
+  values = [None] * len(u)
+  for i in range(len(u)):
+    if where[i]:
+      values[i] = 0.0
+      for j in range(len(v)):
+        if where[j]:
+          sign = 1 if i == j else -1
+          values[i] = values[i] + np.log(1 + np.exp(-sign * (u[i] @ v[j] / tau + bias)))
+  return values
+
+
+def spectral_contrastive(u, v, where):
+  def one(u, v):
+    values = [None] * len(u)
+    for i in range(len(u)):
+      if where[i]:
+        rows = _others(u, i, where) + _others(v, i, where)
+        values[i] = -2 * (u[i] @ v[i]) + (sum((u[i] @ z) ** 2 for z in rows) / len(rows) if rows else 0.0)
+    return values
+
+  return _both(one(u, v), one(v, u))
+
+
+def hard_negative(u, v, tau, beta, prior, where):
+  def one(u, v):
+    values = [None] * len(u)
+    for i in range(len(u)):
+      rows = _others(u, i, where) + _others(v, i, where)
+      if where[i]:
+        positive, count = np.exp(u[i] @ v[i] / tau), len(rows)
+        total = 0.0
+        if rows:
+          exponentials = [np.exp(u[i] @ z / tau) for z in rows]
+          weights = [e ** beta for e in exponentials]
+          total = count * sum(w * e for w, e in zip(weights, exponentials)) / sum(weights)
+          if prior > 0:
+            total = (total - count * prior * positive) / (1 - prior)
+            least = count * np.exp(-1 / tau)
+            total = total if np.real(total) > np.real(least) else least
+        values[i] = -np.log(positive / (positive + total))
+    return values
+
+  return _both(one(u, v), one(v, u))
+
+
+def estimates(u, v, tau, where, negatives):
+  """`g_i` of the anchors u and of the anchors v, `(n, 2)`; None where there is none."""
+  def one(u, v):
+    values = [None] * len(u)
+    for i in range(len(u)):
+      rows = _others(v, i, where) + (_others(u, i, where) if negatives == "both" else [])
+      if where[i] and rows:
+        values[i] = sum(np.exp((u[i] @ z - u[i] @ v[i]) / tau) for z in rows) / len(rows)
+    return values
+
+  return list(zip(one(u, v), one(v, u)))
+
+
 def mean(values):
   kept = [x for x in values if x is not None]
   return sum(kept) / len(kept) if kept else 0.0

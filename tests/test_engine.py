@@ -26,6 +26,11 @@ LOSSES = {
     "dhel": lambda u, v, y, q, t, w, **k: losses.dhel(u, v, temperature=t, where=w, **k),
     "nscl": lambda u, v, y, q, t, w, **k: losses.nscl(u, v, y, temperature=t, where=w, **k),
     "supcon": lambda u, v, y, q, t, w, **k: losses.supcon(u, v, y, temperature=t, where=w, **k),
+    "sigmoid": lambda u, v, y, q, t, w, **k: losses.sigmoid(u, v, temperature=t, bias=-t, where=w, **k),
+    "spectral_contrastive": lambda u, v, y, q, t, w, **k: losses.spectral_contrastive(u, v, where=w, **k),
+    "hard_negative": lambda u, v, y, q, t, w, **k: losses.hard_negative(u, v, temperature=t, prior=0.1, where=w, **k),
+    "global_contrastive": lambda u, v, y, q, t, w, **k: losses.global_contrastive(
+        u, v, jnp.stack([y - 2.0, -0.5 * y], 1), temperature=t, gamma=0.6, where=w, **k)[0],
     "kcl": lambda u, v, y, q, t, w, **k: losses.kcl(u, v, gamma=t, where=w, **k),
     "kcl_log": lambda u, v, y, q, t, w, **k: losses.kcl(
         u, v, gamma=t, where=w, kernel=losses.kernels.log(1.0), normalize=False, **k),

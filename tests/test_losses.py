@@ -34,6 +34,15 @@ CASES = {
     "nscl_positive": (
         lambda u, v, y, q, **k: losses.nscl(u, v, y, positive_in_denominator=True, **k),
         lambda u, v, y, q, t, w: oracle.mean(oracle.nscl(u, v, y, t, w, True))),
+    "sigmoid": (
+        functools.partial(losses.sigmoid, bias=-3.0),
+        lambda u, v, y, q, t, w: oracle.mean(oracle.sigmoid(u, v, t, -3.0, w))),
+    "spectral_contrastive": (
+        losses.spectral_contrastive, lambda u, v, y, q, t, w: oracle.mean(oracle.spectral_contrastive(u, v, w))),
+    "debiased": (losses.debiased, lambda u, v, y, q, t, w: oracle.mean(oracle.hard_negative(u, v, t, 0.0, 0.1, w))),
+    "hard_negative": (
+        functools.partial(losses.hard_negative, beta=0.7, prior=0.05),
+        lambda u, v, y, q, t, w: oracle.mean(oracle.hard_negative(u, v, t, 0.7, 0.05, w))),
     "supcon": (
         lambda u, v, y, q, **k: losses.supcon(u, v, y, **k),
         lambda u, v, y, q, t, w: oracle.mean(oracle.supcon(u, v, y, t, w))),
@@ -50,9 +59,13 @@ CASES = {
 TAKES_ALL = ("info_nce_queue", "info_nce_symmetric", "nscl", "nscl_positive", "supcon")
 
 
+def has_temperature(name):
+  return not name.startswith(("kcl", "spectral"))
+
+
 def call(name, u, v, y, q, temperature, **keywords):
   loss = CASES[name][0]
-  if not name.startswith("kcl"):
+  if has_temperature(name):
     keywords["temperature"] = temperature
   return loss(u, v, y, q, **keywords) if name in TAKES_ALL else loss(u, v, **keywords)
 
@@ -270,7 +283,7 @@ def test_the_ends_of_the_number_range_are_only_a_scale(value_and_gradients, scal
 def test_temperature_is_learnable():
   rng = np.random.default_rng(6)
   u, v, y, q, _, _ = batch(rng, 7, 3)
-  names = [name for name in CASES if not name.startswith("kcl")]
+  names = [name for name in CASES if has_temperature(name)]
   with jax.enable_x64(True):
     where = np.ones(7, bool)
     slopes = jax.jit(lambda t: {name: jax.grad(lambda t: call(name, u, v, y, q, t))(t) for name in names})(jnp.float64(0.3))
@@ -278,6 +291,34 @@ def test_temperature_is_learnable():
       point = oracle.normalize(u), oracle.normalize(v), oracle.normalize(q)
       loop = lambda t: CASES[name][1](point[0], point[1], y, point[2], t, where)
       assert slopes[name] == pytest.approx(oracle.derivative(loop, (0.3,), (1.0,)), rel=1e-9), name
+
+
+def test_bias_hardness_and_prior_are_learnable_too():
+  rng = np.random.default_rng(13)
+  u, v = oracle.normalize(rng.normal(size=(6, 3))), oracle.normalize(rng.normal(size=(6, 3)))
+  where = [True] * 6
+  with jax.enable_x64(True):
+    bias = jax.grad(lambda b: losses.sigmoid(u, v, bias=b, temperature=0.4))(-1.5)
+    beta, prior = jax.grad(
+        lambda b, p: losses.hard_negative(u, v, beta=b, prior=p, temperature=0.4), (0, 1))(jnp.float64(0.6), jnp.float64(0.03))
+  loop = lambda b: oracle.mean(oracle.sigmoid(u, v, 0.4, b, where))
+  assert bias == pytest.approx(oracle.derivative(loop, (-1.5,), (1.0,)), rel=1e-9)
+  loop = lambda b: oracle.mean(oracle.hard_negative(u, v, 0.4, b, 0.03, where))
+  assert beta == pytest.approx(oracle.derivative(loop, (0.6,), (1.0,)), rel=1e-8)
+  loop = lambda p: [oracle.mean(oracle.hard_negative(u, v, 0.4, 0.6, p + h, where)) for h in (1e-6, -1e-6)]
+  assert prior == pytest.approx(np.subtract(*loop(0.03)) / 2e-6, rel=1e-6)
+
+
+def test_without_hardness_and_prior_both_are_nt_xent_and_the_prior_bounds_what_is_left():
+  u, v = np.random.default_rng(14).normal(size=(2, 9, 4)).astype(np.float32)
+  expected = jax.value_and_grad(losses.nt_xent)(u, v)
+  for loss in (functools.partial(losses.debiased, prior=0.0), functools.partial(losses.hard_negative, beta=0.0)):
+    value, gradient = jax.value_and_grad(loss)(u, v)
+    assert value == pytest.approx(expected[0], rel=1e-6)
+    np.testing.assert_allclose(gradient, expected[1], atol=1e-6)
+  # Perfect pairs far from all others: more would be subtracted than is there, and the floor N exp(-1/tau) holds.
+  value = losses.debiased(np.eye(4, dtype=np.float32), np.eye(4, dtype=np.float32), prior=0.9, temperature=0.5)
+  assert value == pytest.approx(math.log1p(6 * math.exp(-2) / math.exp(2)), rel=1e-5)
 
 
 def test_float64_stays_float64_and_no_normalization_keeps_lengths():
@@ -343,6 +384,10 @@ U = np.eye(4, dtype=np.float32)
     (ValueError, r"s must lie in \(-2, 0\) or above 0, got -2", lambda: losses.kernels.riesz(-2.0)),
     (ValueError, r"t must be a positive finite number", lambda: losses.kernels.gaussian(-1.0)),
     (TypeError, r"kernel must be a function", lambda: losses.kcl(U, U, kernel="gaussian")),
+    (ValueError, r"bias must be a finite number in \[-inf, inf\), got inf", lambda: losses.sigmoid(U, U, bias=math.inf)),
+    (ValueError, r"prior must be a finite number in \[0, 1\), got 1", lambda: losses.debiased(U, U, prior=1.0)),
+    (ValueError, r"beta must be a finite number in \[0, inf\), got -1", lambda: losses.hard_negative(U, U, beta=-1.0)),
+    (TypeError, r"temperature must be a number, got None", lambda: losses.nt_xent(U, U, temperature=None)),
     (ValueError, r"gamma must be a positive finite number", lambda: losses.kcl(U, U, gamma=-1.0)),
 ])
 def test_bad_input_names_the_argument(error, words, function):

@@ -45,6 +45,12 @@ def row_numbers(n, axis_name):
   return numbers if axis_name is None else numbers + n * lax.axis_index(axis_name)
 
 
+def count_negatives(views, axis_name):
+  """Rows of both views that are not of an anchor's own image, over the whole mesh axis; a float, -2 for an empty batch."""
+  count = views.valid.sum(dtype=views.u.dtype)
+  return 2.0 * ((count if axis_name is None else lax.psum(count, axis_name)) - 1.0)
+
+
 def inverse_root(temperature, dtype):
   """`1 / sqrt(tau)`: rows scaled by it have `s_ij = u_i . v_j / tau`, and the derivative by tau follows."""
   temperature = jnp.asarray(_arrays.positive("temperature", temperature))

@@ -7,7 +7,10 @@ import jax.numpy as jnp
 
 
 class Rows(NamedTuple):
-  """Rows that meet others: `x` (n, d), their squared `norms` (n,), `group` (n,) integers, `valid` (n,) booleans."""
+  """Rows that meet others: `x` (n, d), `group` (n,) integers, `valid` (n,) booleans.
+
+  `norms` (n,) are their squared norms, or another number per row that the statistic adds to scores.
+  """
 
   x: jax.Array
   norms: jax.Array
@@ -43,9 +46,11 @@ class Change(NamedTuple):
   norms: jax.Array
 
 
-def make_rows(x, group, valid):
-  """`Rows` of `x`; those that are not valid count for nothing."""
+def make_rows(x, group, valid, offset=None):
+  """`Rows` of `x`; those that are not valid count for nothing. `offset`, a scalar, takes the place of squared norms."""
   # Inside shard_map all of it must vary over the same axes, since it travels together.
   norms = jnp.sum(x * x, axis=1)
+  if offset is not None:
+    norms = jnp.zeros_like(norms) + offset
   group = group + jnp.zeros_like(norms, dtype=group.dtype)
   return Rows(x, norms, group, valid & jnp.full_like(norms, True, dtype=bool))

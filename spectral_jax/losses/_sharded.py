@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from spectral_jax import _arrays
+from spectral_jax.losses._global import global_contrastive
 
 
 def sharded(loss, mesh, *, axis="data"):
@@ -22,7 +23,8 @@ def sharded(loss, mesh, *, axis="data"):
 
   Returns:
     A function of the loss's arguments. Arrays with rows (embeddings, labels, `where`, `negatives`) are sharded over
-    `axis`, scalars are replicated. With `reduction="none"` the result is sharded as the rows are.
+    `axis`, scalars are replicated. With `reduction="none"` the result is sharded as the rows are, and so are the averages of
+    `global_contrastive`.
 
   Raises:
     TypeError: `mesh` is no mesh; an embedding that is no array.
@@ -103,9 +105,11 @@ def _compiled(loss, mesh, axis, reshard, names, static, specs):
     count = len(values) - len(names)
     return loss(*values[:count], **dict(zip(names, values[count:])), axis_name=axis)
 
+  rows, scalar = PartitionSpec(axis), PartitionSpec()
   per_anchor = dict(zip(names, static[len(static) - len(names):])).get("reduction") == "none"
-  on_mesh = jax.shard_map(
-      on_device, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(axis) if per_anchor else PartitionSpec())
+  of_loss = rows if per_anchor else scalar
+  out_specs = (of_loss, rows) if loss is global_contrastive else of_loss  # whose averages have rows too
+  on_mesh = jax.shard_map(on_device, mesh=mesh, in_specs=specs, out_specs=out_specs)
   if not reshard:
     return jax.jit(on_mesh)
   return jax.jit(lambda *arrays: on_mesh(

@@ -1,7 +1,7 @@
-"""What a loss sums over pairs: the two per-anchor statistics behind every loss of the package.
+"""What a loss sums over pairs: the three per-anchor statistics behind every loss of the package.
 
-Row i meets row j through one number `s_ij = x_i . y_j`. The softmax losses need `log sum_j exp(s_ij)` (`LogSumExp`), the
-kernel losses `sum_j k(|x_i - y_j|^2)` (`KernelSum`). Each is summed tile by tile: `start` gives the empty tally, `add`
+Row i meets row j through one number `s_ij = x_i . y_j`. The softmax losses need `log sum_j exp(s_ij)` (`LogSumExp`), others
+a sum `sum_j f(s_ij)` (`ScoreSum`), the kernel losses `sum_j k(|x_i - y_j|^2)` (`KernelSum`). Each is summed tile by tile: `start` gives the empty tally, `add`
 puts a tile of pairs into it, `merge` joins two tallies, `finish` reads the result, and `slope` is its derivative with
 respect to the tile's `s_ij`. Dense, tiled and sharded losses all use these, so each formula is written once.
 
@@ -57,21 +57,19 @@ class LogSumExp:
 
 
 @dataclasses.dataclass(frozen=True)
-class KernelSum:
-  """`sum_j k(|x_i - y_j|^2)` over the pairs that count; 0 where there are none."""
+class ScoreSum:
+  """`sum_j f(s_ij + offset_i + offset_j)` over the pairs that count, the rows' `norms` being the offsets; 0 without pairs."""
 
-  kernel: Callable
+  function: Callable
 
   def score(self, s, row_norms, col_norms, mask):
-    # Rounding can make a squared distance negative: such a pair counts as a coinciding one. NaN stays NaN.
-    squared = row_norms + col_norms - 2.0 * s
-    return jnp.where(mask & ~(squared <= 0), squared, 0.0)
+    return jnp.where(mask, s + row_norms + col_norms, 0.0)
 
   def start(self, zeros):
     return zeros
 
   def add(self, tally, score, mask, axis):
-    return tally + jnp.where(mask, self.kernel(score), 0.0).sum(axis)
+    return tally + jnp.where(mask, self.function(score), 0.0).sum(axis)
 
   def merge(self, a, b):
     return a + b
@@ -80,10 +78,28 @@ class KernelSum:
     return tally
 
   def slope(self, score, mask, value, cotangent):
-    """`cotangent_i d value_i / d s_ij`, that is `-2 k'(r_ij^2) cotangent_i`; 0 at coinciding points."""
+    """`cotangent_i f'(s_ij)`."""
     del value
-    _, derivative = jax.jvp(self.kernel, (score,), (jnp.ones_like(score),))
-    return jnp.where(mask & ~(score <= 0), -2.0 * derivative * cotangent, 0.0)
+    _, derivative = jax.jvp(self.function, (score,), (jnp.ones_like(score),))
+    return jnp.where(mask, derivative * cotangent, 0.0)
+
+  def norm_slope(self, slope):
+    """The derivative with respect to the offset of either row of the pair, from that with respect to `s_ij`."""
+    return slope
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelSum(ScoreSum):
+  """`sum_j k(|x_i - y_j|^2)` over the pairs that count; 0 where there are none."""
+
+  def score(self, s, row_norms, col_norms, mask):
+    # Rounding can make a squared distance negative: such a pair counts as a coinciding one. NaN stays NaN.
+    squared = row_norms + col_norms - 2.0 * s
+    return jnp.where(mask & ~(squared <= 0), squared, 0.0)
+
+  def slope(self, score, mask, value, cotangent):
+    """`cotangent_i d value_i / d s_ij`, that is `-2 k'(r_ij^2) cotangent_i`; 0 at coinciding points."""
+    return super().slope(score, mask & ~(score <= 0), value, -2.0 * cotangent)
 
   def norm_slope(self, slope):
     """The derivative with respect to the squared norm of either row of the pair, from that with respect to `s_ij`."""
