@@ -57,7 +57,8 @@ def main():
           f"pixels, batches of {BATCH}.\n\n" + report.table(rows))
   print(text)
   if not flags.no_write:
-    report.write("input", "python benchmarks/input.py --images=...", text, ROOT / "docs" / "data.md")
+    report.write("input", "python benchmarks/input.py --images=...", text,
+                 page=ROOT / "docs" / "data.md")
 
 
 def originals(images, place):

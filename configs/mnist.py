@@ -2,7 +2,8 @@
 
   python -m spectral_jax.main --config=configs/mnist.py
 
-Hardware: 2 CPU cores. Time and accuracy: not yet measured.
+Hardware: 2 CPU cores, about 48 s of training by processor time. Seed 0 (raw pixels, untrained encoder beside it): linear
+0.980 (0.891, 0.939), five labels a class 0.865 (0.689, 0.621), nearest neighbors 0.956 (0.936, 0.909).
 """
 
 from spectral_jax.defaults import get_defaults
@@ -12,7 +13,7 @@ def get_config(arg=None):
   del arg
   config = get_defaults()
   config.batch_size = 256
-  config.epochs = 14
+  config.epochs = 30
   config.data.name = "mnist5k"
   config.data.image_size = 14
   config.augment.crop_scale = None
