@@ -28,7 +28,7 @@ def shared_data():
 @pytest.fixture(scope="module", autouse=True)
 def quick_compilation(request, tmp_path_factory):
   """Most steps run once: they are not worth optimizing, nor compiling twice. A module with OPTIMIZED = True opts out."""
-  cache = str(tmp_path_factory.getbasetemp() / "compiled")
+  cache = os.environ.get("SPECTRAL_JAX_TEST_CACHE") or str(tmp_path_factory.getbasetemp() / "compiled")
   quick = not getattr(request.module, "OPTIMIZED", False)
   jax.config.update("jax_disable_most_optimizations", quick)
   jax.config.update("jax_compilation_cache_dir", cache if quick else None)

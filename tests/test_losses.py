@@ -314,7 +314,7 @@ def test_without_hardness_and_prior_both_are_nt_xent_and_the_prior_bounds_what_i
   expected = jax.value_and_grad(losses.nt_xent)(u, v)
   for loss in (functools.partial(losses.debiased, prior=0.0), functools.partial(losses.hard_negative, beta=0.0)):
     value, gradient = jax.value_and_grad(loss)(u, v)
-    assert value == pytest.approx(expected[0], rel=1e-6)
+    assert value == pytest.approx(float(expected[0]), rel=1e-6)
     np.testing.assert_allclose(gradient, expected[1], atol=1e-6)
   # Perfect pairs far from all others: more would be subtracted than is there, and the floor N exp(-1/tau) holds.
   value = losses.debiased(np.eye(4, dtype=np.float32), np.eye(4, dtype=np.float32), prior=0.9, temperature=0.5)
