@@ -37,7 +37,6 @@ DENSE_ROWS_DEFAULT = 8192
 TILE_ROWS_DEFAULT = 4096
 
 
-
 def within(statistic, rows, plan=Plan()):
   """The statistic of each row of `rows` over the other rows that count: `(n,)`."""
   plan = settle(plan, rows.x.shape[0])._replace(statistic=statistic)
