@@ -151,7 +151,7 @@ MUTANTS = [
     (B + "plugin.py", "variances = product(mask, common.projections ** 2) / count - means ** 2",
      "variances = product(mask, common.projections ** 2) / count", BAND),
     (B + "plugin.py", "rest = rest - product(directions, again)", "rest = rest", BAND,
-     "at these sizes the second orthogonalisation changes roundings only, inside the band's slack"),
+     "at these sizes the second orthogonalization changes roundings only, inside the band's slack"),
     (B + "apriori.py", "jnp.sinh(half_range) ** 2, count - 1", "jnp.sinh(half_range), count - 1", BAND),
     (B + "apriori.py", "lower = weak * (norm(mean - v) - rho)", "lower = strong * (norm(mean - v) - rho)", BAND),
     (B + "apriori.py", "upper = strong * (norm(mean - v) + rho)", "upper = weak * (norm(mean - v) + rho)", BAND),
@@ -177,7 +177,7 @@ MUTANTS = [
 
     # Spectra.
     (S + "ranks.py", "dz = dz - jnp.mean(dz, axis=0, keepdims=True) if center else dz", "dz = dz", SPECTRUM,
-     "the centred rows are orthogonal to constants, which is what centring would take away"),
+     "the centered rows are orthogonal to constants, which is what centring would take away"),
     (S + "ranks.py", "* (2 / z.shape[0]) * factor", "* (2 / z.shape[0])", SPECTRUM),
     (S + "ranks.py", "jnp.where(values >= jnp.finfo(z.dtype).max, 0.0, slopes)", "slopes", SPECTRUM),
     (S + "ranks.py", "jnp.where(jnp.isfinite(largest), jnp.ldexp(jnp.ones((), z.dtype), -exponent), jnp.nan)",
