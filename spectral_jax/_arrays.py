@@ -30,7 +30,8 @@ def as_float(name, x):
   """Returns `x` as an array of at least float32; integers and booleans are refused."""
   x = as_array(name, x)
   if not jnp.issubdtype(x.dtype, jnp.floating):
-    raise TypeError(f"{name} must hold floating-point numbers, got dtype {x.dtype}; convert it with {name}.astype(jnp.float32)")
+    raise TypeError(f"{name} must hold floating-point numbers, got dtype {x.dtype}; convert it with "
+                    f"{name}.astype(jnp.float32)")
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
@@ -59,7 +60,8 @@ def labels_of(labels, n, name="labels"):
   """Returns `labels` as an `(n,)` integer array, or raises naming the argument."""
   labels = as_array(name, labels)
   if not jnp.issubdtype(labels.dtype, jnp.integer):
-    raise TypeError(f"{name} must be integers, got dtype {labels.dtype}; number the classes, e.g. with np.unique(..., return_inverse=True)")
+    raise TypeError(f"{name} must be integers, got dtype {labels.dtype}; number the classes, e.g. with np.unique(..., "
+                    "return_inverse=True)")
   if labels.shape != (n,):
     raise ValueError(f"{name} must have shape ({n},), one per row of the embeddings, got {labels.shape}")
   return labels
@@ -124,7 +126,7 @@ def choice(name, value, allowed):
 
 
 def unit_rows(x):
-  """L2-normalizes rows: `x_i / ||x_i||`. A zero row stays zero and has a zero gradient; one with NaN or inf becomes NaN.
+  """L2-normalizes rows: `x_i / ||x_i||`. A zero row stays zero, with a zero gradient; one with NaN or inf becomes NaN.
 
   Rows are first divided by a power of two near their largest entry: the result and its derivative do not depend on the
   scale, and squares neither overflow nor vanish, from the largest finite number down to half the smallest normal one

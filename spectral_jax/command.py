@@ -19,8 +19,8 @@ CACHE = "~/.cache/spectral_jax/compiled"
 def run(main, default="digits"):
   """Parses the flags and calls `main(config, name)`, with the resolved config and the config file's bare name.
 
-  What the project raises on purpose ends the process with its message, without a traceback; a run that was asked to stop
-  ends with `preemption.EXIT_CODE`.
+  What the project raises on purpose ends the process with its message, without a traceback; a run that was asked to
+  stop ends with `preemption.EXIT_CODE`.
   """
   try:
     argv, path = resolved(sys.argv, default)
@@ -29,7 +29,8 @@ def run(main, default="digits"):
       raise ConfigError("--workdir= is empty; name a folder, or leave the flag out for one in runs/")
   except ConfigError as error:
     sys.exit(f"Error: {error}")
-  holder = config_flags.DEFINE_config_file("config", path, "The config file of the run: a name or a path.", sys_argv=argv)
+  holder = config_flags.DEFINE_config_file("config", path, "The config file of the run: a name or a path.",
+                                           sys_argv=argv)
   for name in ("config", "workdir"):  # so that --help of the command shows them beside its own
     flags.FLAGS.register_key_flag_for_module(argv[0], flags.FLAGS[name])
 
@@ -51,7 +52,7 @@ def run(main, default="digits"):
 
 
 def keep_compiled():
-  """Keeps what XLA compiles in a folder of the user's cache, for later runs; `JAX_COMPILATION_CACHE_DIR` names another."""
+  """Keeps what XLA compiles in the user's cache, for later runs; `JAX_COMPILATION_CACHE_DIR` names another folder."""
   import jax
   if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(CACHE).expanduser()))

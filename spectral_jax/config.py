@@ -33,7 +33,7 @@ def find_config(name):
 
 
 def load_config(path):
-  """Returns `get_config()` of a config file, or `get_config(argument)` of 'FILE:argument'; the path as `find_config` takes it.
+  """Returns `get_config()` of a config file, or `get_config(argument)` of 'FILE:argument', found as by `find_config`.
 
   >>> load_config("digits").data.name
   'digits'
@@ -49,7 +49,7 @@ def load_config(path):
 
 
 def check_keys(argv, path):
-  """Raises ConfigError for a `--config.KEY` that the config does not have, or a key written as a flag, naming the right one."""
+  """Raises ConfigError for a `--config.KEY` that the config lacks, or a key written as a flag; names the right one."""
   known = keys(load_config(path))
   for word in argv[1:]:
     match = re.match(r"--?(?:no)?config\.([\w.]+)", word)

@@ -65,7 +65,8 @@ def get_defaults():
 
 def learner(name, *, temperature=None, **kwargs):
   """A loss section for `config.learners`; without a temperature it takes that of `config.loss`."""
-  section = config_dict.create(name=name, temperature=config_dict.placeholder(float), kwargs=config_dict.create(**kwargs))
+  section = config_dict.create(name=name, temperature=config_dict.placeholder(float),
+                               kwargs=config_dict.create(**kwargs))
   section.temperature = temperature
   return section
 

@@ -9,7 +9,8 @@ from absl import flags
 
 from spectral_jax import command
 
-RESTART = flags.DEFINE_bool("restart", False, "Begin anew in a workdir that holds a run; that run is kept in a folder of it.")
+RESTART = flags.DEFINE_bool("restart", False,
+                            "Begin anew in a workdir that holds a run; that run is kept in a folder of it.")
 
 
 def main(config, name):

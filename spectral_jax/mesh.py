@@ -5,6 +5,7 @@ rows of its own devices. Axis types are Auto: the compiler propagates the shardi
 annotations.
 """
 
+import itertools
 import re
 
 import jax
@@ -60,7 +61,7 @@ def host_columns(sharding, batch_size):
     return slice(0, batch_size)
   parts = sharding.addressable_devices_indices_map((batch_size,)).values()
   spans = sorted({(part[0].start or 0, batch_size if part[0].stop is None else part[0].stop) for part in parts})
-  if any(a[1] != b[0] for a, b in zip(spans, spans[1:])):
+  if any(a[1] != b[0] for a, b in itertools.pairwise(spans)):
     raise ConfigError(f"this process's devices hold the rows {spans} of a batch, which are not one block; "
                       "order the mesh's devices by process")
   return slice(spans[0][0], spans[-1][1])
@@ -93,9 +94,10 @@ def state_shardings(state, mesh, rules=()):
     mesh: from `make_mesh`.
     rules: pairs `(regular expression, placement)`. A name is the path in the tree, lower case, such as
       "learners/main/params/model/projector/dense_0/kernel"; the optimizer's momenta carry the names of the parameters
-      that they belong to, and land beside them. Placements: "replicate" (also where no rule fits), "columns" (a matrix's
-      last dimension over "model"), "fsdp" (the largest dimension that divides, over "data": parameters, momenta and
-      average are fully sharded, and gathered layer by layer in the step). An array that does not divide is replicated.
+      that they belong to, and land beside them. Placements: "replicate" (also where no rule fits), "columns" (a
+      matrix's last dimension over "model"), "fsdp" (the largest dimension that divides, over "data": parameters,
+      momenta and average are fully sharded, and gathered layer by layer in the step). An array that does not divide is
+      replicated.
   """
   def of(path, leaf):
     name = jax.tree_util.keystr(path, simple=True, separator="/").lower()

@@ -13,10 +13,10 @@ from spectral_jax import config as config_files
 from spectral_jax._errors import ConfigError
 from spectral_jax.config import load_config
 from spectral_jax.data import open_dataset
-from spectral_jax.training.batches.tables import epoch_indices
-from spectral_jax.training.checks import check_batch, check_config
 from spectral_jax.defaults import learner, learners
 from spectral_jax.mesh import make_mesh
+from spectral_jax.training.batches.tables import epoch_indices
+from spectral_jax.training.checks import check_batch, check_config
 from spectral_jax.training.run import prepare
 from spectral_jax.workdir.folder import claim
 

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spectral_jax.defaults import get_defaults
 from spectral_jax._errors import ConfigError, RunError
 from spectral_jax.data import check_data, folder, open_dataset
 from spectral_jax.data.cache import index
 from spectral_jax.data.classes import check_classes, choose
 from spectral_jax.data.dataset import stratified_split
+from spectral_jax.defaults import get_defaults
 
 
 def config(**changes):

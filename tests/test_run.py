@@ -10,8 +10,8 @@ import sys
 import pytest
 
 from spectral_jax import job
-from spectral_jax.config import load_config
 from spectral_jax._errors import RunError
+from spectral_jax.config import load_config
 from spectral_jax.evaluation import SCORES
 from spectral_jax.workdir.logs import read_metrics
 

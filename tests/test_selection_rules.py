@@ -90,7 +90,7 @@ def slow_cuthill_mckee(adjacent):
 
 
 def table_of(adjacent):
-  n, k = len(adjacent), max(1, max(map(len, adjacent)))
+  n, k = len(adjacent), max(1, *map(len, adjacent))
   neighbors, edges = np.zeros((n, k), np.int32), np.zeros((n, k), bool)
   for i, some in enumerate(adjacent):
     neighbors[i, :len(some)], edges[i, :len(some)] = some, True

@@ -6,7 +6,6 @@ import jax.numpy as jnp
 
 from spectral_jax import _arrays
 
-
 LEADING = 8  # eigenvectors along which the plug-in band is exact: nearly free, and near real embeddings' ranks
 
 

@@ -1,8 +1,8 @@
 """How far contrastive learning (CL) and its label-aware form (NSCL) can drift apart: loss, similarities, parameters.
 
-Upper bounds on distances and lower bounds on alignment, from arXiv 2510.08852 and its predecessor; the proofs of those that
-are short are in docs/metrics.md. At the temperatures that are used many say nothing: a lower bound below 0, an upper one
-that is astronomical or infinite. The number is returned all the same.
+Upper bounds on distances and lower bounds on alignment, from arXiv 2510.08852 and its predecessor; the proofs of those
+that are short are in docs/metrics.md. At the temperatures that are used many say nothing: a lower bound below 0, an
+upper one that is astronomical or infinite. The number is returned all the same.
 """
 
 import math
@@ -20,8 +20,8 @@ TILE = 256  # rows whose distances to all others are alive at once
 def loss_gap_bound(class_counts, *, temperature):
   """Upper bound on the contrastive loss less its label-aware form, over a data set.
 
-  `0 <= L_CL - L_NSCL <= log(1 + n_max e^(2/tau) / (N - n_max))`, `n_max` the largest of N examples' classes; for C equal
-  classes `log(1 + e^(2/tau) / (C - 1))`. At small tau it is near `2/tau - log((N - n_max) / n_max)`.
+  `0 <= L_CL - L_NSCL <= log(1 + n_max e^(2/tau) / (N - n_max))`, `n_max` the largest of N examples' classes; for C
+  equal classes `log(1 + e^(2/tau) / (C - 1))`. At small tau it is near `2/tau - log((N - n_max) / n_max)`.
 
   Args:
     class_counts: `(C,)` numbers of examples, >= 0.
@@ -143,8 +143,8 @@ def rsa_lower_bound(x, y):
     y: `(N, d_y)` the other; row i is the same example as row i of x.
 
   Returns:
-    A scalar of at least float32 in [-1, 1]; NaN if all distances of x are equal, if a row is zero, which has no cosine, or
-    if an entry is NaN.
+    A scalar of at least float32 in [-1, 1]; NaN if all distances of x are equal, if a row is zero, which has no cosine,
+    or if an entry is NaN.
 
   Raises:
     TypeError, ValueError: arrays of a wrong type or rank, different numbers of rows, or fewer than 3.
@@ -237,7 +237,8 @@ def _similarity_drift(step_sizes, batch_size, temperature, max_class_prior, delt
   share = max_class_prior + jnp.sqrt(jnp.maximum(log_draws, 0.0) / (2 * batch_size))
   informative = share < 1
   log_delta = math.log(2) + 2 / temperature + jnp.log(share) - jnp.log1p(-jnp.where(informative, share, 0.5))
-  log_bound = total / (2 * temperature**2 * batch_size) + jnp.log(total / temperature) - jnp.log(batch_size) / 2 + log_delta
+  log_growth = total / (2 * temperature**2 * batch_size)
+  log_bound = log_growth + jnp.log(total / temperature) - jnp.log(batch_size) / 2 + log_delta
   return jnp.where(informative | jnp.isnan(share), jnp.exp(log_bound), jnp.inf)
 
 

@@ -34,7 +34,8 @@ def anchor_terms(anchor, common):
   at_mean = anchor.repulsion * mean - anchor.attraction * anchor.v
   g = at_mean + anchor.repulsion * product(omega, common.centered) / count
   top = common.top * common.centered.shape[0] / count
-  return BandTerms(anchor.attraction, anchor.repulsion, alignment=norm(at_mean), variance=jnp.sum(omega * omega) / count,
+  return BandTerms(anchor.attraction, anchor.repulsion, alignment=norm(at_mean),
+                   variance=jnp.sum(omega * omega) / count,
                    anisotropy=top, along=jnp.sum(g * anchor.u), value=norm(g))
 
 

@@ -22,7 +22,7 @@ def check_classes(classes):
   """
   if classes is None or classes == "":
     return None
-  if isinstance(classes, (int, np.integer)) and not isinstance(classes, bool) or str(classes).lstrip("-").isdecimal():
+  if (isinstance(classes, (int, np.integer)) and not isinstance(classes, bool)) or str(classes).lstrip("-").isdecimal():
     if int(classes) < 2:
       raise ConfigError(f"config.data.classes={classes!r} leaves nothing to tell apart; a number of classes is at "
                         "least 2, and '' stands for all")

@@ -1,7 +1,7 @@
 """One description of a data set, read in two ways: resident (decoded once) or streamed (decoded in every step)."""
 
 import dataclasses
-from typing import Callable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 

@@ -37,7 +37,7 @@ def open_folder(data):
     if not len(test[0]):
       raise ConfigError(f"{test_root} has no images of the classes in {train_root}; add them or remove {test_root}")
   count = len(train[0]) + len(test[0])
-  resident = data.path == "resident" or data.path == "auto" and fits_in_memory(count, data.image_size)
+  resident = data.path == "resident" or (data.path == "auto" and fits_in_memory(count, data.image_size))
   build = _resident if resident else _streamed
   train, test = same_depth(*[build(*part, data) for part in (train, test)])
   check_counts(train.labels, names, train_root)

@@ -113,7 +113,7 @@ def _check_known(name, where):
   own = (*digits.NAMES, "folder", *PREPARED)
   # A name of TensorFlow Datasets may go on with a version and options: "stl10:1.*.*", "imagenet_v2/topimages".
   bare = name.split(":")[0].split("/")[0]
-  if bare in own or bare and where and (pathlib.Path(where).expanduser() / bare).is_dir():
+  if bare in own or (bare and where and (pathlib.Path(where).expanduser() / bare).is_dir()):
     return
   known = [*own, *_prepared_names()]
   if bare not in known:

@@ -122,7 +122,7 @@ def _mix(state, value):
 
 def _check_rows(rows, size):
   for t, row in enumerate(rows):
-    if row.ndim != 1 or len(row) != len(rows[0]) and not (t == len(rows) - 1 and 0 < len(row) < len(rows[0])):
+    if row.ndim != 1 or (len(row) != len(rows[0]) and not (t == len(rows) - 1 and 0 < len(row) < len(rows[0]))):
       raise ValueError("index_batches must be rows of one length, the last perhaps shorter; "
                        f"row {t} has shape {row.shape} and the first {rows[0].shape}")
     if row.size and not 0 <= row.min() <= row.max() < size:

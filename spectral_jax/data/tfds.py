@@ -25,11 +25,11 @@ def open_tfds(data):
   splits = builder.info.splits
   if "train" not in splits:
     raise ConfigError(f"{data.name} has no split 'train', only {', '.join(splits)}; choose another data set")
-  parts = ["train"] + [name for name in TEST_NAMES if name in splits][:1]
+  parts = ["train", *[name for name in TEST_NAMES if name in splits][:1]]
   known = tuple(builder.info.features[label].names)
   names = choose(known, data.classes, data.name, data.name)
   count = sum(splits[part].num_examples for part in parts) * len(names) // len(known)
-  resident = data.path == "resident" or data.path == "auto" and fits_in_memory(count, data.image_size, channels)
+  resident = data.path == "resident" or (data.path == "auto" and fits_in_memory(count, data.image_size, channels))
   # Place k holds the new label of old label k; the last place, which old label -1 reads, that of unlabeled images.
   new_label = np.array([names.index(name) if name in names else None for name in known] + [-1], object)
   build = _resident if resident else _streamed

@@ -23,7 +23,8 @@ def pair_metrics(a, b):
   """
   some = spread(len(a), NEIGHBORHOODS)
   return {
-      "cka": metrics.linear_cka(a, b), "cka_unbiased": metrics.linear_cka(a, b, unbiased=True), "rsa": metrics.rsa(a, b),
+      "cka": metrics.linear_cka(a, b), "cka_unbiased": metrics.linear_cka(a, b, unbiased=True), "rsa": metrics.rsa(a,
+                                                                                                                   b),
       "mutual_knn": metrics.mutual_knn(a[some], b[some], k=min(NEIGHBORS, len(some) - 1))}
 
 

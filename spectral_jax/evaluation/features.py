@@ -25,8 +25,8 @@ def split_features(encode, variables, split, indices, *, batch_size, mesh):
   """Returns the features `(n, f)` and the projections `(n, p)` of a split's examples `indices` `(n,)`, on one device.
 
   `encode(variables, uint8 images (b, h, w, c)) -> (features, projections)`. A batch is rounded up to a multiple
-  of the data axis; the last one repeats an image and the copies are cut off. With several processes each reads the images
-  of its own devices, and all get the features.
+  of the data axis; the last one repeats an image and the copies are cut off. With several processes each reads the
+  images of its own devices, and all get the features.
   """
   shards, sharding = mesh.shape["data"], over_data(mesh)
   batch_size = -(-min(batch_size, len(indices)) // shards) * shards
@@ -61,7 +61,7 @@ def split_pixels(split, indices, *, side=32):
 
 
 def read_batches(split, indices, batch_size, *, what="reading", columns=slice(None)):
-  """Yields uint8 `(batch_size, h, w, c)`, or the part `columns` of each; the last batch is filled up with its last image.
+  """Yields uint8 `(batch_size, h, w, c)`, or the part `columns` of each; the last batch is filled with its last image.
 
   Work of many batches shows its progress, and can be interrupted between them.
   """

@@ -7,8 +7,8 @@ from jax import lax
 
 from spectral_jax import _arrays, _eager
 from spectral_jax.losses import _common, _engine, kernels
-from spectral_jax.losses._statistics import KernelSum
 from spectral_jax.losses._pairs import make_rows
+from spectral_jax.losses._statistics import KernelSum
 
 
 @_eager.compiled("kernel", "align_kernel", *_common.SETTINGS, gamma=_arrays.positive)
@@ -39,7 +39,8 @@ def kcl(u, v, *, kernel=kernels.gaussian(2.0), align_kernel=None, gamma=16.0, no
 
   Raises:
     TypeError: embeddings that are not floating-point, a kernel that cannot be called.
-    ValueError: shapes that do not fit, `gamma <= 0`, a Riesz kernel with s > 0 for alignment (infinite at a perfect pair).
+    ValueError: shapes that do not fit, `gamma <= 0`, a Riesz kernel with s > 0 for alignment (infinite at a perfect
+      pair).
 
   Example:
     >>> import jax.numpy as jnp
@@ -47,8 +48,8 @@ def kcl(u, v, *, kernel=kernels.gaussian(2.0), align_kernel=None, gamma=16.0, no
     >>> print(f"{losses.kcl(jnp.eye(4), jnp.eye(4)):.4f}")
     -1.4139
 
-  Reference: Koromilas et al. 2024, arXiv 2405.18045; the authors' code weights the log kernel's alignment twice, this is
-  the formula.
+  Reference: Koromilas et al. 2024, arXiv 2405.18045; the authors' code weights the log kernel's alignment twice, this
+    is the formula.
   """
   align_kernel = kernel if align_kernel is None else align_kernel
   for name, k in (("kernel", kernel), ("align_kernel", align_kernel)):

@@ -1,7 +1,7 @@
 """The softmax losses that differ only in which pairs are negatives.
 
 Notation, that of the papers: `u_i` and `v_i` are the two views' embeddings of image i, unit rows; `tau` is the
-temperature; `s^+_i = u_i . v_i / tau` the positive's logit; `E_i = log sum exp` over the logits of anchor i's negatives.
+temperature; `s^+_i = u_i . v_i / tau` its logit with the positive; `E_i = log sum exp` over those with its negatives.
 Then InfoNCE and NT-Xent are `softplus(E_i - s^+_i)`, exact down to losses of 1e-30, and DCL and DHEL `E_i - s^+_i`.
 An anchor that has no negatives has `E_i = -inf`: each docstring says what its loss is then.
 """
@@ -11,8 +11,8 @@ import jax.numpy as jnp
 
 from spectral_jax import _arrays, _eager
 from spectral_jax.losses import _common, _engine
-from spectral_jax.losses._statistics import LogSumExp
 from spectral_jax.losses._pairs import make_rows
+from spectral_jax.losses._statistics import LogSumExp
 
 LSE = LogSumExp()
 
@@ -132,7 +132,7 @@ def nt_xent(u, v, *, temperature=0.5, normalize=True, where=None, reduction="mea
     temperature: tau, > 0, a number or a traced scalar; 0.5 is SimCLR's choice for CIFAR-10 (appendix B.9).
     normalize: L2-normalize rows; a zero row stays zero and has zero gradient.
     where: `(n,)` booleans, the rows that count, as anchors and as negatives; None is all of them.
-    reduction: "mean" over the images that count, or "none": `(n,)`, each image's mean over its two views, 0 where masked.
+    reduction: "mean" over the images that count, or "none": `(n,)`, the mean over an image's two views, 0 where masked.
     tile_size: number of anchor rows whose similarities are alive at once; None picks by size, n and more are the dense
       form. The result does not depend on it.
     matmul_dtype: round the factors of matrix products to this dtype (bfloat16, say), accumulating in float32; None
@@ -156,7 +156,8 @@ def nt_xent(u, v, *, temperature=0.5, normalize=True, where=None, reduction="mea
   """
   views = _common.prepare_views(u, v, where=where, normalize=normalize, axis_name=axis_name)
   root = _common.inverse_root(temperature, views.u.dtype)
-  energies, positive = both_views(views, root, views.image, _common.plan_for(len(views.u), tile_size, matmul_dtype, axis_name))
+  plan = _common.plan_for(len(views.u), tile_size, matmul_dtype, axis_name)
+  energies, positive = both_views(views, root, views.image, plan)
   values = with_positive(energies, positive).mean(0)
   return _common.reduce(values, views.valid, reduction, axis_name)
 
@@ -166,7 +167,8 @@ def dcl(u, v, *, temperature=0.1, normalize=True, where=None, reduction="mean", 
         axis_name=None):
   """Decoupled contrastive loss: NT-Xent without the positive in the denominator.
 
-  `l_i = -u_i.v_i/tau + log( sum_{j!=i} exp(u_i.v_j/tau) + sum_{j!=i} exp(u_i.u_j/tau) )`, averaged with u and v exchanged.
+  `l_i = -u_i.v_i/tau + log( sum_{j!=i} exp(u_i.v_j/tau) + sum_{j!=i} exp(u_i.u_j/tau) )`, averaged with u and v
+  exchanged.
 
   Args:
     u: `(n, d)` embeddings of the first view.
@@ -174,7 +176,7 @@ def dcl(u, v, *, temperature=0.1, normalize=True, where=None, reduction="mean", 
     temperature: tau, > 0, a number or a traced scalar; 0.1 is the paper's default.
     normalize: L2-normalize rows; a zero row stays zero and has zero gradient.
     where: `(n,)` booleans, the rows that count, as anchors and as negatives; None is all of them.
-    reduction: "mean" over the images that count, or "none": `(n,)`, each image's mean over its two views, 0 where masked.
+    reduction: "mean" over the images that count, or "none": `(n,)`, the mean over an image's two views, 0 where masked.
     tile_size: number of anchor rows whose similarities are alive at once; None picks by size, n and more are the dense
       form. The result does not depend on it.
     matmul_dtype: round the factors of matrix products to this dtype (bfloat16, say), accumulating in float32; None
@@ -198,7 +200,8 @@ def dcl(u, v, *, temperature=0.1, normalize=True, where=None, reduction="mean", 
   """
   views = _common.prepare_views(u, v, where=where, normalize=normalize, axis_name=axis_name)
   root = _common.inverse_root(temperature, views.u.dtype)
-  energies, positive = both_views(views, root, views.image, _common.plan_for(len(views.u), tile_size, matmul_dtype, axis_name))
+  plan = _common.plan_for(len(views.u), tile_size, matmul_dtype, axis_name)
+  energies, positive = both_views(views, root, views.image, plan)
   values = without_positive(energies, positive).mean(0)
   return _common.reduce(values, views.valid & has_term(energies[0], positive), reduction, axis_name)
 
@@ -209,7 +212,7 @@ def dhel(u, v, *, temperature=0.3, energy="mean", normalize=True, where=None, re
   """Decoupled hyperspherical energy loss: the negatives of a view are that view's other rows, and only those.
 
   `l_i = -u_i.v_i/tau + E_i`, with `S^U_i = sum_{j!=i} exp(u_i.u_j/tau)` and `E_i` by `energy`:
-  "anchor" `log S^U_i` (the paper), "mean" `(log S^U_i + log S^V_i)/2`, "sum" `log S^U_i + log S^V_i` (the authors' code).
+  "anchor" `log S^U_i` (the paper), "mean" `(log S^U_i + log S^V_i)/2`, "sum" `log S^U_i + log S^V_i` (the code).
 
   Args:
     u: `(n, d)` embeddings of the first view.

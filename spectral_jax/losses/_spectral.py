@@ -24,7 +24,8 @@ def spectral_contrastive(u, v, *, normalize=True, where=None, reduction="mean", 
     normalize: L2-normalize rows; a zero row stays zero and has zero gradient.
       The paper's rows have a norm of their own: False is its form, True our default as in the other losses.
     where: `(n,)` booleans, the rows that count, as anchors and as negatives; None is all of them.
-    reduction: "mean" over the images that count, or "none": `(n,)`, each image's mean over its two views, 0 where masked.
+    reduction: "mean" over the images that count, or "none": `(n,)`, each image's mean over its two views, 0 where
+      masked.
     tile_size: number of anchor rows whose similarities are alive at once; None picks by size, n and more are the dense
       form. The result does not depend on it.
     matmul_dtype: round the factors of matrix products to this dtype (bfloat16, say), accumulating in float32; None

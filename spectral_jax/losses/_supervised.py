@@ -13,8 +13,8 @@ def nscl(u, v, labels, *, temperature=0.1, positive_in_denominator=False, normal
          tile_size=None, matmul_dtype=None, axis_name=None):
   """Negatives-only supervised contrastive loss: the positive is the other view, the negatives are other classes' rows.
 
-  `l_i = -u_i.v_i/tau + log sum_{j: y_j != y_i} ( exp(u_i.v_j/tau) + exp(u_i.u_j/tau) )`, averaged with u and v exchanged;
-  `positive_in_denominator=True` adds `exp(u_i.v_i/tau)` inside the logarithm, as the authors run it.
+  `l_i = -u_i.v_i/tau + log sum_{j: y_j != y_i} ( exp(u_i.v_j/tau) + exp(u_i.u_j/tau) )`, averaged with u and v
+  exchanged; `positive_in_denominator=True` adds `exp(u_i.v_i/tau)` inside the logarithm, as the authors run it.
 
   Args:
     u: `(n, d)` embeddings of the first view.
@@ -24,7 +24,8 @@ def nscl(u, v, labels, *, temperature=0.1, positive_in_denominator=False, normal
     positive_in_denominator: see above.
     normalize: L2-normalize rows; a zero row stays zero and has zero gradient.
     where: `(n,)` booleans, the rows that count, as anchors and as negatives; None is all of them.
-    reduction: "mean" over the images that count, or "none": `(n,)`, each image's mean over its two views, 0 where masked.
+    reduction: "mean" over the images that count, or "none": `(n,)`, each image's mean over its two views, 0 where
+      masked.
     tile_size: number of anchor rows whose similarities are alive at once; None picks by size, n and more are the dense
       form. The result does not depend on it.
     matmul_dtype: round the factors of matrix products to this dtype (bfloat16, say), accumulating in float32; None
@@ -51,7 +52,8 @@ def nscl(u, v, labels, *, temperature=0.1, positive_in_denominator=False, normal
   views = _common.prepare_views(u, v, where=where, normalize=normalize, axis_name=axis_name)
   labels = _arrays.labels_of(labels, views.u.shape[0])
   root = _common.inverse_root(temperature, views.u.dtype)
-  energies, positive = _softmax.both_views(views, root, labels, _common.plan_for(len(views.u), tile_size, matmul_dtype, axis_name))
+  energies, positive = _softmax.both_views(views, root, labels,
+                                           _common.plan_for(len(views.u), tile_size, matmul_dtype, axis_name))
   if positive_in_denominator:
     return _common.reduce(_softmax.with_positive(energies, positive).mean(0), views.valid, reduction, axis_name)
   values = _softmax.without_positive(energies, positive).mean(0)
@@ -73,7 +75,8 @@ def supcon(u, v, labels, *, temperature=0.1, normalize=True, where=None, reducti
     temperature: tau, > 0, a number or a traced scalar; 0.1 as in the paper.
     normalize: L2-normalize rows; a zero row stays zero and has zero gradient.
     where: `(n,)` booleans, the rows that count, as anchors and as negatives; None is all of them.
-    reduction: "mean" over the images that count, or "none": `(n,)`, each image's mean over its two views, 0 where masked.
+    reduction: "mean" over the images that count, or "none": `(n,)`, each image's mean over its two views, 0 where
+      masked.
     tile_size: number of anchor rows whose similarities are alive at once; None picks by size, n and more are the dense
       form. The result does not depend on it.
     matmul_dtype: round the factors of matrix products to this dtype (bfloat16, say), accumulating in float32; None

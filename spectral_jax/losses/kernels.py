@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from spectral_jax import _arrays
 
-__all__ = ["gaussian", "log", "imq", "riesz"]
+__all__ = ["gaussian", "imq", "log", "riesz"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +102,8 @@ def imq(c=1.0):
 def riesz(s=1.0):
   """Riesz kernel, `sign(s) x^(-s/2)`, that is `sign(s) / r^s`.
 
-  Distances are taken as at least `2 sqrt(eps)` of the dtype: at coinciding points the value is finite and the gradient 0.
+  Distances are taken as at least `2 sqrt(eps)` of the dtype: at coinciding points the value is finite and the gradient
+  0.
 
   Args:
     s: exponent, in (-2, 0) or > 0. With s > 0 the kernel is infinite at a perfect pair, so it cannot be an alignment
@@ -127,7 +128,8 @@ def riesz(s=1.0):
 def _parameter(name, value):
   number = _arrays.concrete(value)
   if number is None:
-    raise TypeError(f"{name} must be a concrete number, got {value!r}; kernels are static, build one per value outside jit")
+    raise TypeError(f"{name} must be a concrete number, got {value!r}; kernels are static, build one per value "
+                    "outside jit")
   return _arrays.positive(name, number)
 
 
@@ -135,4 +137,5 @@ def check_alignment(kernel):
   """Refuses a kernel that is infinite where positives coincide."""
   if isinstance(kernel, _Riesz) and kernel.s > 0:
     raise ValueError(
-        f"align_kernel must be finite at a perfect pair, got riesz({kernel.s:g}); pass align_kernel=kernels.gaussian(2.0)")
+        f"align_kernel must be finite at a perfect pair, got riesz({kernel.s:g}); pass "
+        "align_kernel=kernels.gaussian(2.0)")

@@ -46,7 +46,8 @@ def linear_cka(x, y, *, unbiased=False, where=None, axis_name=None):
   References: arXiv 1905.00414; Song et al. 2012, "Feature selection via dependence maximization", JMLR 13.
   """
   least = 4 if unbiased else 2
-  x, y, where = _products.rows_of(x, y, where, least if axis_name is None else 1, "linear_cka" + ", unbiased," * unbiased)
+  x, y, where = _products.rows_of(x, y, where, least if axis_name is None else 1,
+                                  "linear_cka" + ", unbiased," * unbiased)
   return _linear_cka(x, y, where, unbiased=bool(unbiased), axis_name=axis_name)
 
 

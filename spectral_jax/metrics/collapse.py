@@ -50,8 +50,8 @@ def cdnv(z, labels, *, num_classes=None):
 def directional_cdnv(z, labels, *, num_classes=None):
   """`cdnv` with only the variance along the line between the two means.
 
-  `mean_{c < e} (v_ce + v_ec) / (2 ||mu_c - mu_e||^2)` with `v_ce = mean_{i in c} ((z_i - mu_c).w_ce)^2`, `w_ce` the unit
-  vector from one mean to the other. Never above `cdnv`. Memory is of order `n d + C^2` for C classes.
+  `mean_{c < e} (v_ce + v_ec) / (2 ||mu_c - mu_e||^2)` with `v_ce = mean_{i in c} ((z_i - mu_c).w_ce)^2`, `w_ce` the
+  unit vector from one mean to the other. Never above `cdnv`. Memory is of order `n d + C^2` for C classes.
 
   Args, Returns, Raises: as `cdnv`.
 
@@ -155,7 +155,8 @@ def _cdnv(z, labels, size, *, directional):
   ratios, distances = lax.map(with_class, (c.means, here), batch_size=tile)
   pairs = here[:, None] & here & ~jnp.eye(size, dtype=bool)
   touching = pairs & (distances == 0)
-  ratios = jnp.where(touching, jnp.where(variances > 0, jnp.inf, jnp.where(variances[:, None] > 0, 0.0, jnp.nan)), ratios)
+  ratios = jnp.where(touching, jnp.where(variances > 0, jnp.inf, jnp.where(variances[:, None] > 0, 0.0, jnp.nan)),
+                     ratios)
   number = jnp.sum(pairs, dtype=z.dtype)
   mean = jnp.sum(jnp.where(pairs, ratios, 0.0)) / jnp.maximum(number, 1)
   return jnp.where(number > 0, mean, jnp.nan)

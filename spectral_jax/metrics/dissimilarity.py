@@ -44,7 +44,8 @@ def rsa(x, y, *, method="pearson", where=None, axis_name=None, pairs=2**18, key=
 
   Returns:
     A scalar of at least float32 in [-1, 1]. NaN if all distances of a side are equal (as when fewer than 3 rows
-    count), if a row that counts is zero, which has no cosine (leave it out with `where`), or has NaN or infinite entries.
+    count), if a row that counts is zero, which has no cosine (leave it out with `where`), or has NaN or infinite
+    entries.
 
   Raises:
     TypeError, ValueError: arrays of a wrong type or rank, different numbers of rows, fewer than 3 rows where that is
@@ -85,8 +86,8 @@ def rsa_with_error(x, y, *, method="pearson", where=None, axis_name=None, pairs=
     return RSA(value, value * 0)
   if axis_name is not None:
     raise ValueError(
-        f"method='spearman' needs all rows on one device, got axis_name={axis_name!r}; take method='pearson', or call it "
-        "outside shard_map")
+        f"method='spearman' needs all rows on one device, got axis_name={axis_name!r}; take method='pearson', or call "
+        "it outside shard_map")
   if isinstance(pairs, bool) or not isinstance(pairs, int) or pairs < 1 or pairs % GROUPS:
     raise ValueError(f"pairs must be a positive multiple of {GROUPS}, got {pairs!r}; 2**18 is the default")
   if x.shape[0] <= EXACT_ROWS:

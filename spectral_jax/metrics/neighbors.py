@@ -15,8 +15,8 @@ TILE_ENTRIES = 2 ** 22  # similarities of one side alive at once: 16 MiB of floa
 def mutual_knn(x, y, *, k=10):
   """Mean share of an example's `k` nearest neighbors that two representations agree on.
 
-  `mean_i |N_k^x(i) & N_k^y(i)| / k`, `N_k(i)` the k other rows of greatest cosine with row i: 1 if the neighborhoods are
-  the same, about `k / (n - 1)` for unrelated ones. Memory is linear in n.
+  `mean_i |N_k^x(i) & N_k^y(i)| / k`, `N_k(i)` the k other rows of greatest cosine with row i: 1 if the neighborhoods
+  are the same, about `k / (n - 1)` for unrelated ones. Memory is linear in n.
 
   Args:
     x: `(n, d_x)` one representation; a zero row has cosine 0 with every other.

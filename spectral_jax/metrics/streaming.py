@@ -6,7 +6,8 @@ loses nothing in float32: `_moments.py`.
 """
 
 import functools
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +20,8 @@ class Stream(NamedTuple):
 
   - `init(d_x, d_y, dtype=jnp.float32)`: the state that has seen no row, for widths `d_x` and `d_y`; batches are
     converted to `dtype`.
-  - `update(state, x, y, where=None)`: the state with a batch of any size added: `x` `(b, d_x)`, `y` `(b, d_y)` paired row
-    by row, `where` `(b,)` bool the rows that count.
+  - `update(state, x, y, where=None)`: the state with a batch of any size added: `x` `(b, d_x)`, `y` `(b, d_y)` paired
+    row by row, `where` `(b,)` bool the rows that count.
   - `merge(one, other)`: the state that has seen the rows of both.
   - `psum(state, axis_name)`: inside `shard_map`, the state that has seen every device's rows, the same on each.
   - `finish(state)`: the value.
@@ -43,7 +44,8 @@ def streaming_cka(*, unbiased=False):
     unbiased: as in `linear_cka`.
 
   Returns:
-    A `Stream`. Its `finish` gives a scalar: NaN before the second row (the fourth, unbiased), and where `linear_cka` is NaN.
+    A `Stream`. Its `finish` gives a scalar: NaN before the second row (the fourth, unbiased), and where `linear_cka` is
+    NaN.
 
   Raises:
     TypeError, ValueError: `init` for widths that are no positive integers; `update` for arrays of a wrong type, or of
@@ -100,7 +102,8 @@ def _update(state, x, y, where=None, *, unit):
   widths = tuple(r.shape[0] for r in state.reference)
   if (x.shape[1], y.shape[1]) != widths:
     raise ValueError(
-        f"x and y must have the state's widths {widths}, got {x.shape} and {y.shape}; start with init(d_x, d_y) of their widths")
+        f"x and y must have the state's widths {widths}, got {x.shape} and {y.shape}; start with init(d_x, d_y) of "
+        "their widths")
   dtype = state.mean[0].dtype
   return _jitted_update(state, x.astype(dtype), y.astype(dtype), where, unit=unit)
 

@@ -21,12 +21,12 @@ TILE = 128  # rows whose cosines are alive at once
 def wasserstein_uniformity(z):
   """Wasserstein-1 distance between the cosines of all pairs of rows and their law for uniform points; 0 is uniform.
 
-  `W_1 = integral |F_n(x) - F(x)| dx`, `F_n` the distribution function of the cosines `z_i.z_j`, i < j, and `F` that of the
-  inner product of two uniform points on the sphere of R^d.
+  `W_1 = integral |F_n(x) - F(x)| dx`, `F_n` the distribution function of the cosines `z_i.z_j`, i < j, and `F` that of
+  the inner product of two uniform points on the sphere of R^d.
 
-  The integral is taken over 4,096 cells of equal probability, which the law's exact quantiles bound, from the number and
-  the sum of the cosines in each. It is exact but for cells inside which `F_n` crosses `F`: those add an error of at most a
-  4,096th of their width each. No sampling; memory is linear in n.
+  The integral is taken over 4,096 cells of equal probability, which the law's exact quantiles bound, from the number
+  and the sum of the cosines in each. It is exact but for cells inside which `F_n` crosses `F`: those add an error of at
+  most a 4,096th of their width each. No sampling; memory is linear in n.
 
   Args:
     z: `(n, d)` embeddings, d >= 2; rows are L2-normalized inside, a zero row stays zero.
@@ -41,7 +41,7 @@ def wasserstein_uniformity(z):
 
   >>> import jax
   >>> z = jax.random.normal(jax.random.key(0), (1000, 16))
-  >>> print(f"{wasserstein_uniformity(z):.3f} {wasserstein_uniformity(z + 1):.3f} {wasserstein_uniformity(z * 0 + 1):.3f}")
+  >>> print(*(f"{wasserstein_uniformity(x):.3f}" for x in (z, z + 1, z * 0 + 1)))
   0.000 0.500 1.000
 
   Reference: the measure is of arXiv 2405.18045, whose code draws its uniform points anew.

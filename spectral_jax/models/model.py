@@ -13,7 +13,7 @@ from spectral_jax.models.resnet import BLOCKS, STEMS, ResNet
 
 ENCODERS = ("convnet", *BLOCKS)
 # Channels of each encoder's first layer at width 1.
-NARROWEST = {"convnet": 32, **{name: 64 for name in BLOCKS}}
+NARROWEST = {"convnet": 32, **dict.fromkeys(BLOCKS, 64)}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -57,8 +57,8 @@ def build_model(config):
   check_name("model.stem", config.stem, STEMS)
   narrowest = NARROWEST[config.encoder]
   if not 0.5 < narrowest * config.width < math.inf:
-    raise ConfigError(f"config.model.width={config.width} leaves {config.encoder}'s first layer, {narrowest} channels at "
-                      f"width 1, without any; use {1 / narrowest} or more")
+    raise ConfigError(f"config.model.width={config.width} leaves {config.encoder}'s first layer, {narrowest} channels "
+                      f"at width 1, without any; use {1 / narrowest} or more")
   if config.projector_dim < 1 or config.projector_hidden < 0:
     raise ConfigError(f"config.model.projector_dim must be positive and projector_hidden 0 or more, got "
                       f"{config.projector_dim} and {config.projector_hidden}")

@@ -113,7 +113,7 @@ def grow_greedy_few(key, rows, batches, *, candidates, objective, target, center
   The batches of a round look at one shared draw of `candidates + batches - 1`, so that also the last in turn has its
   number to choose from; a round costs `batches * that * d^2` and does not grow with the superbatch.
   """
-  n, d = rows.shape
+  n = len(rows)
   size, most = n // batches, min(candidates + batches - 1, n)
 
   def round_of(k, carry):

@@ -76,7 +76,7 @@ def _batches(plan, count):
 
 
 def _jitted(run, method):
-  """The training step's own gradient, of the main learner, with another whitening; flat, with the band's rho beside it."""
+  """The training step's own gradient, of the main learner, with another whitening; flat, and the band's rho."""
   gradient, temperature = run.program.whitened(method), run.hyper.temperature[run.program.main]
 
   @jax.jit

@@ -64,8 +64,8 @@ def make_optimizer(config):
       `weight_decay`, and `momentum` (AdamW's first decay rate when name is "adamw").
 
   Returns:
-    `make_tx(hyper) -> (tx, schedule)`, `hyper` having `learning_rate` (the peak), `warmup_steps` and `total_steps`, all of
-    which may be traced: an optax transformation, and `schedule(step)`, the learning rate of a step counted from 0.
+    `make_tx(hyper) -> (tx, schedule)`, `hyper` having `learning_rate` (the peak), `warmup_steps` and `total_steps`, all
+    of which may be traced: an optax transformation, and `schedule(step)`, the learning rate of a step counted from 0.
 
   Raises:
     ConfigError: on an unknown name or a number that no run could use.

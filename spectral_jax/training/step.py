@@ -1,4 +1,4 @@
-"""One training step: two views, and for each learner the model, its loss and its update; jitted once, its state donated.
+"""One training step: two views, and for each learner the model, its loss, its update; jitted once, its state donated.
 
 Learners see the same batch and the same views, so that nothing but their objectives tells them apart.
 """
@@ -85,10 +85,11 @@ def make_update(gradient, tx, momentum=0.0):
 
 
 def make_step(gradient, make_tx, views, observe=None, momentum=0.0):
-  """Returns one learner's `step(learner, count, key, batch, images, labels, hyper) -> (learner, count, metrics)`, not jitted.
+  """Returns one learner's step, `(learner, count, key, batch, images, labels, hyper) -> (learner, count, metrics)`.
 
-  The views are made inside, from the key and the count of steps that learners share, so that each computes what it would
-  alone: a learner of several is to the last bit the run of its objective, and two of one objective stay the same.
+  The views are made inside, from the key and the count of steps that learners share, so that each computes what it
+  would alone: a learner of several is to the last bit the run of its objective, and two of one objective stay the
+  same.
 
   Args:
     gradient: what make_gradient returns.
@@ -111,7 +112,7 @@ def make_step(gradient, make_tx, views, observe=None, momentum=0.0):
 
 
 def step_of_all(steps):
-  """Returns `step(state, batch, images, labels, hyper) -> (state, metrics)` from `{name: one learner's jitted step}`."""
+  """Returns `step(state, batch, images, labels, hyper) -> (state, metrics)` from `{learner: its jitted step}`."""
 
   def step(state, batch, images, labels, hyper):
     learners, metrics, count = {}, {}, state.step

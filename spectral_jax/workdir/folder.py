@@ -104,7 +104,7 @@ _REMEDIES = {
 
 
 def begin_anew(folder):
-  """Moves all that a run has left in the folder, but its lock, into a new folder `earlier-N` in it. Returns that folder."""
+  """Moves all that a run has left in the folder, but its lock, into a new folder `earlier-N` in it; returns that."""
   earlier = folder / f"earlier-{len(list(folder.glob('earlier-*')))}"
   left = [path for path in folder.iterdir() if path.name != ".lock" and not path.name.startswith("earlier-")]
   if left:

@@ -4,7 +4,8 @@ Rows are the projector's outputs of the undistorted images in evaluation mode, c
 space the loss works in. They lie sharded over the data axis; the row count is rounded up to a multiple of the shards.
 """
 
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp

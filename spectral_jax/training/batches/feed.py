@@ -11,7 +11,7 @@ AHEAD = 2
 
 
 def make_feed(split, mesh, image_size, seed, crop_scale):
-  """Returns `feed(table, first_step)`, which yields the batch of each row of `table` `(steps, batch_size)` on the devices.
+  """Returns `feed(table, first_step)`, which yields each row of `table` `(steps, batch_size)` as a batch on devices.
 
   Resident data send the indices alone; streamed data send the crops that belong to `first_step` and the steps after
   it. With several processes each decodes the images of its own devices alone.
