@@ -4,15 +4,22 @@ Called outside `jax.jit`, JAX runs operation by operation, and compiles every sc
 `compiled` is one program per pattern of shapes and settings instead; inside another transformation it is a call of it.
 """
 
+from __future__ import annotations
+
 import functools
 import inspect
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 
 from spectral_jax._arrays import is_array
 
+P = ParamSpec("P")
+R = TypeVar("R")
 
-def compiled(*settings, **checks):
+
+def compiled(*settings: str, **checks: Callable[[str, Any], Any]) -> Callable[[Callable[P, R]], Callable[P, R]]:
   """A decorator: `jax.jit`, with the function's own errors.
 
   Args:
@@ -34,7 +41,7 @@ def compiled(*settings, **checks):
     6.0
   """
 
-  def decorate(function):
+  def decorate(function: Callable[P, R]) -> Callable[P, R]:
     signature = inspect.signature(function)
     program = jax.jit(function, static_argnames=settings)
 
@@ -42,7 +49,7 @@ def compiled(*settings, **checks):
       return _has_hash(value) if name in settings else value is None or is_array(value)
 
     @functools.wraps(function)
-    def call(*args, **kwargs):
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
       try:
         arguments = signature.bind(*args, **kwargs).arguments
       except TypeError:

@@ -1,11 +1,20 @@
 """Config files: found from any folder, loaded, their keys known."""
 
+from __future__ import annotations
+
 import importlib.util
 import pathlib
 import re
+from typing import TYPE_CHECKING
 
 from spectral_jax._errors import ConfigError
 from spectral_jax._names import nearest
+
+if TYPE_CHECKING:
+  from collections.abc import Mapping, Sequence
+  from typing import Any
+
+  from ml_collections import ConfigDict
 
 PACKAGE = pathlib.Path(__file__).resolve().parent
 # Beside the package in a checkout, inside it in an installation.
@@ -14,12 +23,12 @@ SHIPPED = next(folder for folder in (PACKAGE / "configs", PACKAGE.parent / "conf
 RENAMED = {"augment.grey_prob": "augment.gray_prob", "augment.solarise_prob": "augment.solarize_prob"}
 
 
-def shipped():
+def shipped() -> list[str]:
   """Names of the configs that come with the package."""
   return sorted(path.stem for path in SHIPPED.glob("[!_]*.py"))
 
 
-def find_config(name):
+def find_config(name: str) -> str:
   """Returns the path of a config file: as given, or one that is shipped; 'cifar10' stands for configs/cifar10.py."""
   file, colon, argument = name.partition(":")
   path = pathlib.Path(file)
@@ -32,7 +41,7 @@ def find_config(name):
       f"Configs that come with the package: {', '.join(shipped())}")
 
 
-def load_config(path):
+def load_config(path: str) -> ConfigDict:
   """Returns `get_config()` of a config file, or `get_config(argument)` of 'FILE:argument', found as by `find_config`.
 
   >>> load_config("digits").data.name
@@ -48,7 +57,7 @@ def load_config(path):
     raise ConfigError(f"{file}: {error}{_renamed_hint(str(error))}") from error
 
 
-def check_keys(argv, path):
+def check_keys(argv: Sequence[str], path: str) -> None:
   """Raises ConfigError for a `--config.KEY` that the config lacks, or a key written as a flag; names the right one."""
   known = keys(load_config(path))
   for word in argv[1:]:
@@ -78,7 +87,7 @@ def _grows(key, known):
   return any(key.startswith(f"{section}.") for section in known if section.split(".")[-1] == "kwargs")
 
 
-def keys(config, prefix=""):
+def keys(config: Mapping[str, Any], prefix: str = "") -> list[str]:
   """All keys of a config, sections included, with dots."""
   found = []
   for key, value in config.items():

@@ -5,8 +5,11 @@ rows of its own devices. Axis types are Auto: the compiler propagates the shardi
 annotations.
 """
 
+from __future__ import annotations
+
 import itertools
 import re
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -15,10 +18,16 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from spectral_jax._errors import ConfigError
 from spectral_jax._names import check_name
 
+if TYPE_CHECKING:
+  from collections.abc import Sequence
+
+  from jax.sharding import Mesh
+  from jaxtyping import Array, ArrayLike, PyTree
+
 PLACEMENTS = ("replicate", "columns", "fsdp")
 
 
-def make_mesh(model_parallel=1, devices=None):
+def make_mesh(model_parallel: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
   """Returns a mesh of `devices` (default: all of all processes), `model_parallel` of them along "model"."""
   devices = jax.devices() if devices is None else devices
   if model_parallel < 1 or len(devices) % model_parallel:
@@ -27,16 +36,16 @@ def make_mesh(model_parallel=1, devices=None):
   return jax.make_mesh(shape, ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
-def replicated(mesh):
+def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, P())
 
 
-def over_data(mesh, axis=0):
+def over_data(mesh: Mesh, axis: int = 0) -> NamedSharding:
   """Rows of dimension `axis` spread over the data axis."""
   return NamedSharding(mesh, P(*(None,) * axis, "data"))
 
 
-def place(array, sharding):
+def place(array: ArrayLike, sharding: NamedSharding) -> Array:
   """Returns a global array made of a host array that every process holds whole; each sends its devices' part alone."""
   if sharding.is_fully_addressable:
     return jax.device_put(array, sharding)
@@ -44,14 +53,14 @@ def place(array, sharding):
   return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
-def place_columns(columns, sharding, shape):
+def place_columns(columns: np.ndarray, sharding: NamedSharding, shape: tuple[int, ...]) -> Array:
   """Returns a global array of `shape` from the part that each process holds alone: `host_columns` of its batch axis."""
   if sharding.is_fully_addressable:
     return jax.device_put(columns, sharding)
   return jax.make_array_from_process_local_data(sharding, columns, shape)
 
 
-def host_columns(sharding, batch_size):
+def host_columns(sharding: NamedSharding, batch_size: int) -> slice:
   """The slice of a batch of `batch_size` rows, spread by `sharding`, whose rows lie on this process's devices.
 
   Raises:
@@ -67,14 +76,14 @@ def host_columns(sharding, batch_size):
   return slice(spans[0][0], spans[-1][1])
 
 
-def local(array):
+def local(array: Array) -> Array:
   """The whole of a replicated array as it lies on this process's first device."""
   if not array.is_fully_replicated:
     raise ValueError(f"the array must be replicated, its sharding is {array.sharding}")
   return array.addressable_data(0)
 
 
-def check_sharding(rules):
+def check_sharding(rules: Sequence[Sequence[str]]) -> None:
   """Raises ConfigError for rules that `state_shardings` could not follow."""
   for rule in rules:
     if len(rule) != 2:
@@ -86,7 +95,7 @@ def check_sharding(rules):
     check_name("sharding", rule[1], PLACEMENTS)
 
 
-def state_shardings(state, mesh, rules=()):
+def state_shardings(state: PyTree, mesh: Mesh, rules: Sequence[Sequence[str]] = ()) -> PyTree:
   """Returns a tree like `state` of where each array lies, by the first rule whose expression is found in its name.
 
   Args:

@@ -22,7 +22,7 @@ def test_a_mathematics_module_imports_jax_alone(module):
 
 # From the lowest to the highest: a module may import those of lower layers, and of its own package.
 LAYERS = (
-    ("_errors",),
+    ("_errors", "_types"),
     ("_names",),
     ("_anchors", "_arrays", "_defaults", "_eager", *MATHEMATICS),
     ("config", "defaults", "mesh", "preemption", "progress"),

@@ -1,5 +1,9 @@
 """Bands of a whole batch: the mean over anchors of the squared gradient norm, InfoNCE."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
 
@@ -7,9 +11,17 @@ from spectral_jax import _anchors, _arrays, _eager
 from spectral_jax.bounds.anchors import plugin_band
 from spectral_jax.bounds.band import LEADING, Band, product, root, shared, slack_of
 
+if TYPE_CHECKING:
+  from typing import Literal
+
+  from jaxtyping import ArrayLike, Float
+
+  from spectral_jax._types import Scalar
+
 
 @_eager.compiled("kind", temperature=_arrays.positive_or_none)
-def batch_band(u, v, *, temperature=None, kind="anchors"):
+def batch_band(u: Float[ArrayLike, "n d"], v: Float[ArrayLike, "n d"], *, temperature: Scalar | None = None,
+               kind: Literal["anchors", "singular"] = "anchors") -> Band:
   """Mean over anchors of the squared gradient norm, between two proved bounds (InfoNCE).
 
   `anchors` averages the anchors' plug-in bands and caps them with the anisotropy form

@@ -1,14 +1,27 @@
 """The losses' exact values at their common minimizer, the aligned simplex."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import jax.numpy as jnp
 
 from spectral_jax import _arrays
 from spectral_jax._defaults import temperature_of
 
+if TYPE_CHECKING:
+  from typing import Literal
+
+  from jaxtyping import Array, Float
+
+  from spectral_jax._types import Kernel, Scalar
+
 LOSSES = ("info_nce", "nt_xent", "dcl", "dhel", "kcl")
 
 
-def optimum(loss, n, d, *, temperature=None, energy="mean", t=2.0, gamma=16.0, kernel=None, align_kernel=None):
+def optimum(loss: str, n: int, d: int, *, temperature: Scalar | None = None,
+            energy: Literal["anchor", "mean", "sum"] = "mean", t: Scalar = 2.0, gamma: Scalar = 16.0,
+            kernel: Kernel | None = None, align_kernel: Kernel | None = None) -> Float[Array, ""]:
   """The loss at the aligned simplex: `u_i = v_i`, `u_i.u_j = -1/(n-1)`, where all these losses are least.
 
   With `q = n/((n-1) tau)`: InfoNCE `log(1 + (n-1) e^-q)`; NT-Xent `log(1 + 2(n-1) e^-q)`; DCL `log(2(n-1)) - q`; DHEL

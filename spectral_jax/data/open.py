@@ -1,8 +1,11 @@
 """From the `data` section of a config to a data set, and what can be checked before any data are touched."""
 
+from __future__ import annotations
+
 import difflib
 import numbers
 import pathlib
+from typing import TYPE_CHECKING
 
 from spectral_jax._errors import ConfigError
 from spectral_jax._names import check_name, nearest
@@ -10,6 +13,11 @@ from spectral_jax.augment.check import check_augment
 from spectral_jax.data import digits
 from spectral_jax.data.classes import check_classes
 from spectral_jax.data.dataset import check_fraction
+
+if TYPE_CHECKING:
+  from ml_collections import ConfigDict
+
+  from spectral_jax.data.dataset import Dataset
 
 PATHS = ("auto", "resident", "stream")
 POLICIES = ("error", "skip")
@@ -19,7 +27,7 @@ PREPARED = ("cifar10", "cifar100", "stl10", "imagenet2012")
 IMAGE_SIZES = (2, 8192)
 
 
-def check_data(data, augment):
+def check_data(data: ConfigDict, augment: ConfigDict | None) -> None:
   """Raises ConfigError, naming the key, if `config.data` or `config.augment` cannot work; opens nothing.
 
   Args:
@@ -41,7 +49,7 @@ def check_data(data, augment):
     check_augment(augment)
 
 
-def open_dataset(data):
+def open_dataset(data: ConfigDict) -> Dataset:
   """Opens the data set that `config.data` describes, checked as far as that goes before anything is computed.
 
   Args:

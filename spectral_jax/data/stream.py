@@ -4,8 +4,11 @@ The caller decides which examples a step has. Which part of an image a view show
 alone, so a run that starts again at any step, on any number of hosts, sees the same crops.
 """
 
+from __future__ import annotations
+
 import collections
 import concurrent.futures
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,12 +17,21 @@ from spectral_jax.augment.crop import DRAWS, box
 from spectral_jax.data.cache import THREADS
 from spectral_jax.data.decode import Undecodable, broken, crop, decode, read_one
 
+if TYPE_CHECKING:
+  from collections.abc import Iterable, Iterator
+  from typing import Any
+
+  from jaxtyping import Float
+
+  from spectral_jax.data.dataset import Split
+
 # Images that a thread takes at a time: few, so that a small batch keeps all cores busy.
 PORTION = 4
 
 
-def stream(split, index_batches, *, columns=None, image_size=None, seed=0, start_step=0, train=True, views=2,
-           crop_scale=(0.08, 1.0), prefetch=2):
+def stream(split: Split, index_batches: Iterable[np.ndarray], *, columns: slice | None = None,
+           image_size: int | None = None, seed: int = 0, start_step: int = 0, train: bool = True, views: int = 2,
+           crop_scale: tuple[float, float] = (0.08, 1.0), prefetch: int = 2) -> Iterator[Any]:
   """Batches of the given examples, in the given order.
 
   A view is a random resized crop (`train`) or the largest middle square, resized bilinearly with antialiasing: the
@@ -100,7 +112,7 @@ def _in_order(begin, steps, prefetch):
     pool.shutdown(wait=False, cancel_futures=True)
 
 
-def uniform_draws(seed, step, indices, views):
+def uniform_draws(seed: int, step: int, indices: np.ndarray, views: int) -> Float[np.ndarray, "b views draws"]:
   """`(b, views, DRAWS)` float32 in [0, 1), each a hash of (seed, step, index, view, place) by SplitMix64.
 
   A counter and a hash (Steele et al. 2014) where NumPy's generators would have to be made anew for every image.

@@ -1,7 +1,10 @@
 """Any image data set prepared by TensorFlow Datasets: decoded once, or streamed through an index of its records."""
 
+from __future__ import annotations
+
 import dataclasses
 import os
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,10 +14,13 @@ from spectral_jax.data.dataset import Dataset, Encoded, Split, fits_in_memory, s
 from spectral_jax.data.records import index_records
 from spectral_jax.data.tensorflow import import_tensorflow
 
+if TYPE_CHECKING:
+  from ml_collections import ConfigDict
+
 TEST_NAMES = ("test", "validation")
 
 
-def open_tfds(data):
+def open_tfds(data: ConfigDict) -> Dataset:
   """The data set that TensorFlow Datasets calls `data.name`, as prepared in `data.data_dir`; nothing is downloaded.
 
   Its `train` is the training part; its `test`, else its `validation`, else a held-out share of `train` is the test

@@ -5,6 +5,9 @@ knows an estimate of `g_i` only, and the logarithm of an estimate is biased: the
 example remembers a moving average of its estimates, and the gradient divides by that.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 from jax import lax
@@ -12,6 +15,14 @@ from jax import lax
 from spectral_jax import _arrays, _eager
 from spectral_jax.losses import _common, _engine, _softmax
 from spectral_jax.losses._pairs import make_rows
+
+if TYPE_CHECKING:
+  from typing import Literal
+
+  from jax.typing import DTypeLike
+  from jaxtyping import Array, ArrayLike, Bool, Float
+
+  from spectral_jax._types import Reduction, Scalar
 
 
 def _share(name, x):
@@ -22,8 +33,12 @@ def _share(name, x):
 
 
 @_eager.compiled("negatives", *_common.SETTINGS, temperature=_arrays.positive, gamma=_share)
-def global_contrastive(u, v, log_average, *, gamma=0.9, temperature=0.1, negatives="both", normalize=True, where=None,
-                       reduction="mean", tile_size=None, matmul_dtype=None, axis_name=None):
+def global_contrastive(
+    u: Float[ArrayLike, "n d"], v: Float[ArrayLike, "n d"], log_average: Float[ArrayLike, "n 2"], *,
+    gamma: Scalar = 0.9, temperature: Scalar = 0.1, negatives: Literal["both", "across"] = "both",
+    normalize: bool = True, where: Bool[ArrayLike, " n"] | None = None, reduction: Reduction = "mean",
+    tile_size: int | None = None, matmul_dtype: DTypeLike | None = None,
+    axis_name: str | None = None) -> tuple[Float[Array, ""] | Float[Array, " n"], Float[Array, "n 2"]]:
   """Global contrastive loss (SogCLR): a batch's gradient with denominators that remember earlier batches.
 
   For anchor i with negatives z_1..z_N in the batch, `g_i = (1/N) sum_j exp((u_i.z_j - u_i.v_i)/tau)` and

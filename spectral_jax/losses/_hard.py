@@ -4,10 +4,20 @@ A negative is drawn from all images, so a share `prior` of them has the anchor's
 these are expected to add. The hard-negative loss moreover weights negatives by `exp(beta s)`, s their logit.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import jax.numpy as jnp
 
 from spectral_jax import _arrays, _eager
 from spectral_jax.losses import _common, _softmax
+
+if TYPE_CHECKING:
+  from jax.typing import DTypeLike
+  from jaxtyping import Array, ArrayLike, Bool, Float
+
+  from spectral_jax._types import Reduction, Scalar
 
 
 def _prior(name, x):
@@ -19,8 +29,10 @@ def _beta(name, x):
 
 
 @_eager.compiled(*_common.SETTINGS, temperature=_arrays.positive, prior=_prior)
-def debiased(u, v, *, temperature=0.5, prior=0.1, normalize=True, where=None, reduction="mean", tile_size=None,
-             matmul_dtype=None, axis_name=None):
+def debiased(u: Float[ArrayLike, "n d"], v: Float[ArrayLike, "n d"], *, temperature: Scalar = 0.5, prior: Scalar = 0.1,
+             normalize: bool = True, where: Bool[ArrayLike, " n"] | None = None, reduction: Reduction = "mean",
+             tile_size: int | None = None, matmul_dtype: DTypeLike | None = None,
+             axis_name: str | None = None) -> Float[Array, ""] | Float[Array, " n"]:
   """Debiased contrastive loss: NT-Xent less what false negatives are expected to add to its denominator.
 
   `l_i = -s_i + log( exp(s_i) + G_i )`, `s_i = u_i.v_i/tau` and, over the N = 2n-2 rows z of both views that are not of
@@ -62,8 +74,11 @@ def debiased(u, v, *, temperature=0.5, prior=0.1, normalize=True, where=None, re
 
 
 @_eager.compiled(*_common.SETTINGS, temperature=_arrays.positive, beta=_beta, prior=_prior)
-def hard_negative(u, v, *, temperature=0.5, beta=1.0, prior=0.0, normalize=True, where=None, reduction="mean",
-                  tile_size=None, matmul_dtype=None, axis_name=None):
+def hard_negative(u: Float[ArrayLike, "n d"], v: Float[ArrayLike, "n d"], *, temperature: Scalar = 0.5,
+                  beta: Scalar = 1.0, prior: Scalar = 0.0, normalize: bool = True,
+                  where: Bool[ArrayLike, " n"] | None = None, reduction: Reduction = "mean",
+                  tile_size: int | None = None, matmul_dtype: DTypeLike | None = None,
+                  axis_name: str | None = None) -> Float[Array, ""] | Float[Array, " n"]:
   """Hard-negative contrastive loss: negatives weighted by their similarity, and debiased.
 
   As `debiased`, with `N sum_j w_j exp(u_i.z_j/tau)` in place of the sum, `w_j = exp(beta u_i.z_j/tau) / sum_k

@@ -1,6 +1,9 @@
 """Losses over arrays whose rows are sharded over a mesh axis."""
 
+from __future__ import annotations
+
 import functools
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +12,12 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from spectral_jax import _arrays
 from spectral_jax.losses._global import global_contrastive
 
+if TYPE_CHECKING:
+  from collections.abc import Callable
+  from typing import Any
 
-def sharded(loss, mesh, *, axis="data"):
+
+def sharded(loss: Callable[..., Any], mesh: Mesh, *, axis: str = "data") -> Callable[..., Any]:
   """The same loss on arrays sharded over `axis`: global negatives, exact global value and gradient.
 
   Each device keeps its rows; blocks of rows travel round the ring of devices and meet them tile by tile, so that no

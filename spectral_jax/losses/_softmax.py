@@ -6,6 +6,10 @@ Then InfoNCE and NT-Xent are `softplus(E_i - s^+_i)`, exact down to losses of 1e
 An anchor that has no negatives has `E_i = -inf`: each docstring says what its loss is then.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
 
@@ -13,6 +17,14 @@ from spectral_jax import _arrays, _eager
 from spectral_jax.losses import _common, _engine
 from spectral_jax.losses._pairs import make_rows
 from spectral_jax.losses._statistics import LogSumExp
+
+if TYPE_CHECKING:
+  from typing import Literal
+
+  from jax.typing import DTypeLike
+  from jaxtyping import Array, ArrayLike, Bool, Float
+
+  from spectral_jax._types import Reduction, Scalar
 
 LSE = LogSumExp()
 
@@ -51,8 +63,11 @@ def both_views(views, root, group, plan):
 
 
 @_eager.compiled("symmetric", *_common.SETTINGS, temperature=_arrays.positive)
-def info_nce(u, v, *, temperature=0.1, negatives=None, symmetric=False, normalize=True, where=None, reduction="mean",
-             tile_size=None, matmul_dtype=None, axis_name=None):
+def info_nce(u: Float[ArrayLike, "n d"], v: Float[ArrayLike, "n d"], *, temperature: Scalar = 0.1,
+             negatives: Float[ArrayLike, "k d"] | None = None, symmetric: bool = False, normalize: bool = True,
+             where: Bool[ArrayLike, " n"] | None = None, reduction: Reduction = "mean", tile_size: int | None = None,
+             matmul_dtype: DTypeLike | None = None,
+             axis_name: str | None = None) -> Float[Array, ""] | Float[Array, " n"]:
   """InfoNCE across views: each `u_i` picks its `v_i` among all rows of `v`, and of a queue.
 
   `l_i = -u_i.v_i/tau + log( sum_{j=1..n} exp(u_i.v_j/tau) + sum_{q=1..k} exp(u_i.negatives_q/tau) )`
@@ -120,8 +135,10 @@ def _queue(negatives, u, normalize):
 
 
 @_eager.compiled(*_common.SETTINGS, temperature=_arrays.positive)
-def nt_xent(u, v, *, temperature=0.5, normalize=True, where=None, reduction="mean", tile_size=None, matmul_dtype=None,
-            axis_name=None):
+def nt_xent(u: Float[ArrayLike, "n d"], v: Float[ArrayLike, "n d"], *, temperature: Scalar = 0.5,
+            normalize: bool = True, where: Bool[ArrayLike, " n"] | None = None, reduction: Reduction = "mean",
+            tile_size: int | None = None, matmul_dtype: DTypeLike | None = None,
+            axis_name: str | None = None) -> Float[Array, ""] | Float[Array, " n"]:
   """NT-Xent, SimCLR's loss: 2n anchors, each with 2n-2 negatives from both views.
 
   `l_i = -u_i.v_i/tau + log( sum_j exp(u_i.v_j/tau) + sum_{j!=i} exp(u_i.u_j/tau) )`, averaged with u and v exchanged.
@@ -163,8 +180,9 @@ def nt_xent(u, v, *, temperature=0.5, normalize=True, where=None, reduction="mea
 
 
 @_eager.compiled(*_common.SETTINGS, temperature=_arrays.positive)
-def dcl(u, v, *, temperature=0.1, normalize=True, where=None, reduction="mean", tile_size=None, matmul_dtype=None,
-        axis_name=None):
+def dcl(u: Float[ArrayLike, "n d"], v: Float[ArrayLike, "n d"], *, temperature: Scalar = 0.1, normalize: bool = True,
+        where: Bool[ArrayLike, " n"] | None = None, reduction: Reduction = "mean", tile_size: int | None = None,
+        matmul_dtype: DTypeLike | None = None, axis_name: str | None = None) -> Float[Array, ""] | Float[Array, " n"]:
   """Decoupled contrastive loss: NT-Xent without the positive in the denominator.
 
   `l_i = -u_i.v_i/tau + log( sum_{j!=i} exp(u_i.v_j/tau) + sum_{j!=i} exp(u_i.u_j/tau) )`, averaged with u and v
@@ -207,8 +225,10 @@ def dcl(u, v, *, temperature=0.1, normalize=True, where=None, reduction="mean", 
 
 
 @_eager.compiled("energy", *_common.SETTINGS, temperature=_arrays.positive)
-def dhel(u, v, *, temperature=0.3, energy="mean", normalize=True, where=None, reduction="mean", tile_size=None,
-         matmul_dtype=None, axis_name=None):
+def dhel(u: Float[ArrayLike, "n d"], v: Float[ArrayLike, "n d"], *, temperature: Scalar = 0.3,
+         energy: Literal["anchor", "mean", "sum"] = "mean", normalize: bool = True,
+         where: Bool[ArrayLike, " n"] | None = None, reduction: Reduction = "mean", tile_size: int | None = None,
+         matmul_dtype: DTypeLike | None = None, axis_name: str | None = None) -> Float[Array, ""] | Float[Array, " n"]:
   """Decoupled hyperspherical energy loss: the negatives of a view are that view's other rows, and only those.
 
   `l_i = -u_i.v_i/tau + E_i`, with `S^U_i = sum_{j!=i} exp(u_i.u_j/tau)` and `E_i` by `energy`:

@@ -1,5 +1,9 @@
 """Losses that know the classes: negatives of other classes only (NSCL), or positives of the same class (SupCon)."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import jax.numpy as jnp
 from jax import lax
 
@@ -7,10 +11,18 @@ from spectral_jax import _arrays, _eager
 from spectral_jax.losses import _common, _engine, _softmax
 from spectral_jax.losses._pairs import make_rows
 
+if TYPE_CHECKING:
+  from jax.typing import DTypeLike
+  from jaxtyping import Array, ArrayLike, Bool, Float, Int
+
+  from spectral_jax._types import Reduction, Scalar
+
 
 @_eager.compiled("positive_in_denominator", *_common.SETTINGS, temperature=_arrays.positive)
-def nscl(u, v, labels, *, temperature=0.1, positive_in_denominator=False, normalize=True, where=None, reduction="mean",
-         tile_size=None, matmul_dtype=None, axis_name=None):
+def nscl(u: Float[ArrayLike, "n d"], v: Float[ArrayLike, "n d"], labels: Int[ArrayLike, " n"], *,
+         temperature: Scalar = 0.1, positive_in_denominator: bool = False, normalize: bool = True,
+         where: Bool[ArrayLike, " n"] | None = None, reduction: Reduction = "mean", tile_size: int | None = None,
+         matmul_dtype: DTypeLike | None = None, axis_name: str | None = None) -> Float[Array, ""] | Float[Array, " n"]:
   """Negatives-only supervised contrastive loss: the positive is the other view, the negatives are other classes' rows.
 
   `l_i = -u_i.v_i/tau + log sum_{j: y_j != y_i} ( exp(u_i.v_j/tau) + exp(u_i.u_j/tau) )`, averaged with u and v
@@ -61,8 +73,10 @@ def nscl(u, v, labels, *, temperature=0.1, positive_in_denominator=False, normal
 
 
 @_eager.compiled(*_common.SETTINGS, temperature=_arrays.positive)
-def supcon(u, v, labels, *, temperature=0.1, normalize=True, where=None, reduction="mean", tile_size=None,
-           matmul_dtype=None, axis_name=None):
+def supcon(u: Float[ArrayLike, "n d"], v: Float[ArrayLike, "n d"], labels: Int[ArrayLike, " n"], *,
+           temperature: Scalar = 0.1, normalize: bool = True, where: Bool[ArrayLike, " n"] | None = None,
+           reduction: Reduction = "mean", tile_size: int | None = None, matmul_dtype: DTypeLike | None = None,
+           axis_name: str | None = None) -> Float[Array, ""] | Float[Array, " n"]:
   """Supervised contrastive loss, `L_out`: every row of the same class is a positive, averaged outside the logarithm.
 
   Over the 2n rows z of both views, `l_i = -1/|P(i)| sum_{p in P(i)} z_i.z_p/tau + log sum_{a != i} exp(z_i.z_a/tau)`,

@@ -3,8 +3,10 @@
 Notation: class c has `n_c` rows, mean `mu_c` and variance `var_c = mean_{i in c} ||z_i - mu_c||^2`.
 """
 
+from __future__ import annotations
+
 import functools
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +16,14 @@ from jax import lax
 from spectral_jax import _arrays
 from spectral_jax.metrics import _moments
 
+if TYPE_CHECKING:
+  from jaxtyping import Array, ArrayLike, Float, Int
+
 TILE_ENTRIES = 2 ** 24  # entries alive at once: 64 MiB of float32
 
 
-def cdnv(z, labels, *, num_classes=None):
+def cdnv(z: Float[ArrayLike, "n d"], labels: Int[ArrayLike, " n"], *,
+         num_classes: int | None = None) -> Float[Array, ""]:
   """Class-distance normalized variance: the mean over pairs of classes of their spread by the distance of their means.
 
   `mean_{c < e} (var_c + var_e) / (2 ||mu_c - mu_e||^2)`; 0 is full collapse of every class to a point.
@@ -47,7 +53,8 @@ def cdnv(z, labels, *, num_classes=None):
   return _cdnv(*_checked(z, labels, num_classes), directional=False)
 
 
-def directional_cdnv(z, labels, *, num_classes=None):
+def directional_cdnv(z: Float[ArrayLike, "n d"], labels: Int[ArrayLike, " n"], *,
+                     num_classes: int | None = None) -> Float[Array, ""]:
   """`cdnv` with only the variance along the line between the two means.
 
   `mean_{c < e} (v_ce + v_ec) / (2 ||mu_c - mu_e||^2)` with `v_ce = mean_{i in c} ((z_i - mu_c).w_ce)^2`, `w_ce` the
@@ -60,7 +67,8 @@ def directional_cdnv(z, labels, *, num_classes=None):
   return _cdnv(*_checked(z, labels, num_classes), directional=True)
 
 
-def nccc_accuracy(train_z, train_y, test_z, test_y, *, num_classes=None):
+def nccc_accuracy(train_z: Float[ArrayLike, "n d"], train_y: Int[ArrayLike, " n"], test_z: Float[ArrayLike, "m d"],
+                  test_y: Int[ArrayLike, " m"], *, num_classes: int | None = None) -> Float[Array, ""]:
   """Share of test rows whose nearest class mean, of the training rows, is their own class's.
 
   Args:

@@ -5,6 +5,8 @@ A `Stream` holds five pure functions, as an optimizer of optax holds two. Its st
 loses nothing in float32: `_moments.py`.
 """
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
@@ -35,7 +37,7 @@ class Stream(NamedTuple):
 
 
 @functools.cache
-def streaming_cka(*, unbiased=False):
+def streaming_cka(*, unbiased: bool = False) -> Stream:
   """`linear_cka` as a `Stream`: the value does not depend on how rows are divided into batches, but for rounding.
 
   The states of both forms are the same: one pass gives both, with `finish` of the one and of the other.
@@ -67,7 +69,7 @@ def streaming_cka(*, unbiased=False):
 
 
 @functools.cache
-def streaming_rsa():
+def streaming_rsa() -> Stream:
   """`rsa`, Pearson's, as a `Stream`.
 
   Returns, Raises: as `streaming_cka`; `finish` is NaN before the third row, and where `rsa` is NaN.

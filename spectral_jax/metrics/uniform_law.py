@@ -4,8 +4,11 @@ The inner product of two uniform points on the unit sphere of R^d has density `c
 `c_d = Gamma(d/2) / (sqrt(pi) Gamma((d-1)/2))`: it is `2 Beta((d-1)/2, (d-1)/2) - 1`.
 """
 
+from __future__ import annotations
+
 import functools
 import math
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +17,14 @@ from jax import lax
 
 from spectral_jax import _arrays
 
+if TYPE_CHECKING:
+  from jaxtyping import Array, ArrayLike, Float
+
 CELLS = 4096  # of equal probability under the law
 TILE = 128  # rows whose cosines are alive at once
 
 
-def wasserstein_uniformity(z):
+def wasserstein_uniformity(z: Float[ArrayLike, "n d"]) -> Float[Array, ""]:
   """Wasserstein-1 distance between the cosines of all pairs of rows and their law for uniform points; 0 is uniform.
 
   `W_1 = integral |F_n(x) - F(x)| dx`, `F_n` the distribution function of the cosines `z_i.z_j`, i < j, and `F` that of

@@ -1,5 +1,9 @@
 """How far the parameters of two models of one architecture are apart."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -7,8 +11,12 @@ from jax import lax
 from spectral_jax import _arrays
 from spectral_jax.metrics import _moments
 
+if TYPE_CHECKING:
+  from jaxtyping import Array, ArrayLike, Float, PyTree
 
-def weight_gap(params_a, params_b):
+
+def weight_gap(params_a: PyTree[Float[ArrayLike, "..."]],
+               params_b: PyTree[Float[ArrayLike, "..."]]) -> Float[Array, ""]:
   """Mean over the parameter arrays of their distance by their mean size.
 
   `mean_l ||w_l - w'_l||_F / (0.5 (||w_l||_F + ||w'_l||_F))`: 0 for equal parameters, about 1.41 for unrelated ones of

@@ -1,6 +1,9 @@
 """Encoder and projector together, built from the `model` section of a config."""
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -10,6 +13,10 @@ from spectral_jax._names import check_name
 from spectral_jax.models.convnet import ConvNet
 from spectral_jax.models.projector import Projector
 from spectral_jax.models.resnet import BLOCKS, STEMS, ResNet
+
+if TYPE_CHECKING:
+  from jaxtyping import Array, Float
+  from ml_collections import ConfigDict
 
 ENCODERS = ("convnet", *BLOCKS)
 # Channels of each encoder's first layer at width 1.
@@ -22,12 +29,13 @@ class Model(nn.Module):
   encoder: nn.Module
   projector: nn.Module
 
-  def __call__(self, x, train=False):
+  def __call__(self, x: Float[Array, "b h w c"],
+               train: bool = False) -> tuple[Float[Array, "b f"], Float[Array, "b p"]]:
     features = self.encoder(x, train)
     return features, self.projector(features, train)
 
 
-def build_model(config):
+def build_model(config: ConfigDict) -> Model:
   """The encoder and projector that `config.model` describes.
 
   Args:

@@ -4,11 +4,17 @@ Two stems: `"imagenet"` is the paper's 7x7 convolution of stride 2 and 3x3 max p
 of stride 1 for images of about 32x32 (Chen et al. 2020, arXiv 2002.05709, appendix B.9).
 """
 
+from __future__ import annotations
+
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 from flax import linen as nn
+
+if TYPE_CHECKING:
+  from jax.typing import DTypeLike
+  from jaxtyping import Array, Float
 
 BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
 STEMS = ("cifar", "imagenet")
@@ -17,7 +23,7 @@ STEMS = ("cifar", "imagenet")
 _kaiming = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
-def batch_norm(*, train, dtype, **kwargs):
+def batch_norm(*, train: bool, dtype: DTypeLike, **kwargs: Any) -> nn.BatchNorm:
   """Batch normalization over the global batch: under jit the mean over a sharded axis spans every device.
 
   Flax keeps the scale, shift and running statistics in float32 and reduces in float32 whatever `dtype` is.
@@ -25,7 +31,7 @@ def batch_norm(*, train, dtype, **kwargs):
   return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, **kwargs)
 
 
-def convolution(features, size, stride=1, *, dtype, name=None):
+def convolution(features: int, size: int, stride: int = 1, *, dtype: DTypeLike, name: str | None = None) -> nn.Conv:
   """A `size` x `size` convolution without bias, padded by (size - 1) / 2 on every side at any stride."""
   pad = (size - 1) // 2
   return nn.Conv(features, (size, size), (stride, stride), padding=((pad, pad), (pad, pad)), use_bias=False,
@@ -40,7 +46,7 @@ class BasicBlock(nn.Module):
   expansion = 1
 
   @nn.compact
-  def __call__(self, x, train):
+  def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w c"]:
     norm = functools.partial(batch_norm, train=train, dtype=self.dtype)
     y = nn.relu(norm()(convolution(self.features, 3, self.stride, dtype=self.dtype)(x)))
     # The last scale starts at zero, so a block starts as its shortcut (Goyal et al. 2017, arXiv 1706.02677).
@@ -56,7 +62,7 @@ class BottleneckBlock(nn.Module):
   expansion = 4
 
   @nn.compact
-  def __call__(self, x, train):
+  def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w c"]:
     norm = functools.partial(batch_norm, train=train, dtype=self.dtype)
     y = nn.relu(norm()(convolution(self.features, 1, dtype=self.dtype)(x)))
     y = nn.relu(norm()(convolution(self.features, 3, self.stride, dtype=self.dtype)(y)))
@@ -78,7 +84,7 @@ class ResNet(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x, train):
+  def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b f"]:
     block = BottleneckBlock if self.depth == "resnet50" else BasicBlock
     base = round(64 * self.width)
     x = x.astype(self.dtype)

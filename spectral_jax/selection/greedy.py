@@ -1,6 +1,9 @@
 """Greedy-m: a batch built element by element, each the best of m candidates for the batch's effective rank."""
 
+from __future__ import annotations
+
 from functools import partial
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +11,17 @@ import jax.numpy as jnp
 from spectral_jax._arrays import HIGHEST
 from spectral_jax.selection import _checks, _moments, _walk
 
+if TYPE_CHECKING:
+  from typing import Literal
 
-def greedy_batch(key, embeddings, batch_size, *, candidates=64, objective="max", target=None, center=False):
+  from jaxtyping import Array, ArrayLike, Float, Int32, PRNGKeyArray
+
+  from spectral_jax._types import Scalar
+
+
+def greedy_batch(key: PRNGKeyArray, embeddings: Float[ArrayLike, "m d"], batch_size: int, *,
+                 candidates: int | None = 64, objective: Literal["max", "min", "target"] = "max",
+                 target: Scalar | None = None, center: bool = False) -> Int32[Array, " b"]:
   """Builds a batch greedily on the participation ratio (Greedy-m).
 
   `PR(S) = k^2 / F`, `F = sum_{i,j in S} (x_i . x_j)^2`. The first element is drawn uniformly. Each further one is the

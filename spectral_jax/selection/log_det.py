@@ -1,6 +1,9 @@
 """Greedy maximization of a determinant: the most probable batch of a determinantal point process, approximately."""
 
+from __future__ import annotations
+
 from functools import partial
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +11,14 @@ import jax.numpy as jnp
 from spectral_jax._arrays import HIGHEST, positive
 from spectral_jax.selection import _checks, _walk
 
+if TYPE_CHECKING:
+  from jaxtyping import Array, ArrayLike, Float, Int32, PRNGKeyArray
 
-def log_det_batch(key, embeddings, batch_size, *, ridge=1e-3):
+  from spectral_jax._types import Scalar
+
+
+def log_det_batch(key: PRNGKeyArray, embeddings: Float[ArrayLike, "m d"], batch_size: int, *,
+                  ridge: Scalar = 1e-3) -> Int32[Array, " b"]:
   """Greedy MAP of the determinantal point process whose kernel is `L = X X^T + ridge I`.
 
   Each step adds the row of largest gain `det L_{S+x} / det L_S = ridge (1 + x^T M^-1 x)`, `M = ridge I + sum_S x x^T`.

@@ -1,6 +1,9 @@
 """Submodular batches: a few examples ask, and the rest of the batch are negatives that are hard for all of them."""
 
+from __future__ import annotations
+
 from functools import partial
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +11,15 @@ import jax.numpy as jnp
 from spectral_jax._arrays import HIGHEST, positive
 from spectral_jax.selection import _checks, _walk
 
+if TYPE_CHECKING:
+  from jaxtyping import Array, ArrayLike, Float, Int32, PRNGKeyArray
 
-def submodular_batch(key, embeddings, batch_size, *, candidates=64, queries=None, temperature=0.1, ceiling=0.95):
+  from spectral_jax._types import Scalar
+
+
+def submodular_batch(key: PRNGKeyArray, embeddings: Float[ArrayLike, "m d"], batch_size: int, *,
+                     candidates: int | None = 64, queries: int | None = None, temperature: Scalar = 0.1,
+                     ceiling: Scalar = 0.95) -> Int32[Array, " b"]:
   """Draws a few queries and adds the examples that raise the queries' InfoNCE loss most.
 
       f(S) = sum_{i in Q} log(1 + sum_{j in S, j != i} h_ij),   h_ij = exp((x_i . x_j - 1) / temperature)

@@ -5,13 +5,21 @@ Notation: `z` is `(n, d)`; `l_1 >= l_2 >= ...` are the eigenvalues of `z^T z / n
 `stable <= participation <= entropy <= rank` and `entropy <= rankme`.
 """
 
+from __future__ import annotations
+
 from functools import partial
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from spectral_jax import _arrays, _eager
+
+if TYPE_CHECKING:
+  from typing import Literal
+
+  from jaxtyping import Array, ArrayLike, Float
 
 KINDS = ("entropy", "rankme", "participation", "stable")
 RANKME_EPSILON = 1e-7  # added to every p, as published (arXiv 2210.02885)
@@ -56,7 +64,7 @@ def _gram(tall):
 
 
 @_eager.compiled("center")
-def eigenvalues(z, *, center=False):
+def eigenvalues(z: Float[ArrayLike, "n d"], *, center: bool = False) -> Float[Array, " k"]:
   """Eigenvalues of `z^T z / n`, largest first.
 
   They come from the smaller of the two Gram matrices. Their gradient is finite where eigenvalues coincide (there,
@@ -108,7 +116,7 @@ def _eigenvalues_jvp(center, primals, tangents):
 
 
 @_eager.compiled("center")
-def effective_ranks(z, *, center=False):
+def effective_ranks(z: Float[ArrayLike, "n d"], *, center: bool = False) -> dict[str, Float[Array, ""]]:
   """All four effective ranks from one eigendecomposition: a dictionary, `effective_rank` for each kind.
 
   >>> import jax.numpy as jnp
@@ -120,7 +128,9 @@ def effective_ranks(z, *, center=False):
 
 
 @_eager.compiled("kind", "center")
-def effective_rank(z, *, kind="entropy", center=False):
+def effective_rank(z: Float[ArrayLike, "n d"], *,
+                   kind: Literal["entropy", "rankme", "participation", "stable"] = "entropy",
+                   center: bool = False) -> Float[Array, ""]:
   """How many dimensions a representation uses.
 
   With `p = l / sum l`: `entropy` is `exp(-sum p log p)` (the Vendi score of the linear kernel), `participation`
