@@ -91,8 +91,8 @@ def against_peers(n, d, repeats):
   seconds = medians(calls(forms, u, v) | dense_peers, max(repeats, 10_000 // n))
   if n <= 256:  # n x n x d, or lists of all pairs: not in turn with the others, whose caches they empty
     both, labels = jnp.concatenate([u, v]), jnp.tile(jnp.arange(n), 2)
-    optax_loss = jax.jit(jax.value_and_grad(lambda z: jnp.mean(optax.losses.ntxent(z, labels,
-                                                                                   temperature=TEMPERATURE))))
+    ntxent = functools.partial(optax.losses.ntxent, labels=labels, temperature=TEMPERATURE)
+    optax_loss = jax.jit(jax.value_and_grad(lambda z: jnp.mean(ntxent(z))))
     slow_peers["optax.losses.ntxent"] = lambda: jax.block_until_ready(optax_loss(both))
     seconds |= medians(slow_peers, repeats)
   memory = {name: temporaries(f, u, v) for name, f in forms.items()}

@@ -29,8 +29,8 @@ def run(main, default="digits"):
       raise ConfigError("--workdir= is empty; name a folder, or leave the flag out for one in runs/")
   except ConfigError as error:
     sys.exit(f"Error: {error}")
-  holder = config_flags.DEFINE_config_file("config", path, "The config file of the run: a name or a path.",
-                                           sys_argv=argv)
+  holder = config_flags.DEFINE_config_file(
+      "config", path, "The config file of the run: a name or a path.", sys_argv=argv)
   for name in ("config", "workdir"):  # so that --help of the command shows them beside its own
     flags.FLAGS.register_key_flag_for_module(argv[0], flags.FLAGS[name])
 

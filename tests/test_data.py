@@ -293,8 +293,8 @@ def palette():
 
 # Name -> the file's bytes, what it shows, and how far off a decoder may be.
 LOOKS = {
-    "16 bits": (saved(Image.fromarray(GRAY16), "png"), np.array([[round(v / 257) for v in row] for row in
-                                                                 GRAY16.tolist()]), 0),
+    "16 bits": (saved(Image.fromarray(GRAY16), "png"),
+                np.array([[round(v / 257) for v in row] for row in GRAY16.tolist()]), 0),
     "1 bit": (saved(Image.fromarray(VEIL > 99), "png"), 255 * (VEIL > 99), 0),
     "gray, translucent": (saved(Image.fromarray(np.stack([INK, VEIL], -1), "LA"), "png"), over_white(INK, VEIL), 1),
     "color, translucent": (saved(Image.fromarray(np.dstack([PIXELS[:3, :3], VEIL])), "png"),

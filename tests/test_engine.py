@@ -220,8 +220,8 @@ def test_derivatives_of_every_kind_and_order_through_tiles_equal_the_dense_ones(
       return LOSSES[name](u, v, y, q, t, w, tile_size=tile_size)
 
     check_grads(lambda u: loss(u, 4), (u,), order=1, modes=["fwd", "rev"], atol=1e-6, rtol=1e-6)
-    tiled, dense = jax.jit(lambda u: [derivatives(functools.partial(loss, tile_size=n), u, direction) for n in (4,
-                                                                                                                9)])(u)
+    tiled, dense = jax.jit(lambda u: [
+        derivatives(functools.partial(loss, tile_size=n), u, direction) for n in (4, 9)])(u)
   for kind in dense:
     np.testing.assert_allclose(tiled[kind], dense[kind], rtol=1e-9, atol=1e-12, err_msg=kind)
 

@@ -51,8 +51,8 @@ CASES = {
             functools.partial(losses.kcl, kernel=getattr(losses.kernels, k)(p), align_kernel=align),
             lambda u, v, y, q, t, w, k=k, p=p, a=a: oracle.kcl(u, v, w, oracle.kernel(k, p), oracle.kernel(*a), 16.0))
         for k, p, align, a in (
-            ("gaussian", 2.0, None, ("gaussian", 2.0)), ("log", 1.5, None, ("log", 1.5)), ("imq", 0.7, None,
-                                                                                           ("imq", 0.7)),
+            ("gaussian", 2.0, None, ("gaussian", 2.0)), ("log", 1.5, None, ("log", 1.5)),
+            ("imq", 0.7, None, ("imq", 0.7)),
             ("riesz", -1.0, losses.kernels.gaussian(1.0), ("gaussian", 1.0)),
             ("riesz", 1.0, losses.kernels.log(1.0), ("log", 1.0)))
     },
@@ -77,8 +77,8 @@ def values_and_slopes(u, v, y, q, temperature, where, du, dv, names=tuple(CASES)
   out = {}
   for name in names:
     value, (gu, gv) = jax.value_and_grad(lambda u, v: call(name, u, v, y, q, temperature, where=where), (0, 1))(u, v)
-    out[name] = value, jnp.sum(gu * du) + jnp.sum(gv * dv), call(name, u, v, y, q, temperature, where=where,
-                                                                 reduction="none")
+    each = call(name, u, v, y, q, temperature, where=where, reduction="none")
+    out[name] = value, jnp.sum(gu * du) + jnp.sum(gv * dv), each
   return out
 
 
@@ -211,8 +211,8 @@ def test_hard_inputs_have_finite_values_and_gradients(value_and_gradients, dtype
   huge[2] *= 1e-2 if dtype == "float16" else 1e-30  # a gradient is of size 1 / norm / tau, which float16 must hold
   hard = {
       "plain": (u, v, everything), "duplicates": (same, same, everything), "opposite": (same, -same, everything),
-      "zero row": (zero_row, v, everything), "all zero": (0 * u, 0 * v, everything), "huge and tiny": (huge, v,
-                                                                                                       everything),
+      "zero row": (zero_row, v, everything), "all zero": (0 * u, 0 * v, everything),
+      "huge and tiny": (huge, v, everything),
       "all masked": (u, v, nothing), "one left": (u, v, np.arange(n) == 3)}
   q = rng.normal(size=(3, d))
   for label, (u, v, where) in hard.items():
@@ -290,8 +290,8 @@ def test_temperature_is_learnable():
   names = [name for name in CASES if has_temperature(name)]
   with jax.enable_x64(True):
     where = np.ones(7, bool)
-    slopes = jax.jit(lambda t: {name: jax.grad(lambda t: call(name, u, v, y, q,
-                                                              t))(t) for name in names})(jnp.float64(0.3))
+    slopes = jax.jit(lambda t: {
+        name: jax.grad(lambda t: call(name, u, v, y, q, t))(t) for name in names})(jnp.float64(0.3))
     for name in names:
       point = oracle.normalize(u), oracle.normalize(v), oracle.normalize(q)
       loop = lambda t: CASES[name][1](point[0], point[1], y, point[2], t, where)

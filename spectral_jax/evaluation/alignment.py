@@ -32,8 +32,8 @@ def pair_metrics(a: Float[ArrayLike, "n d1"], b: Float[ArrayLike, "n d2"]) -> di
   """
   some = spread(len(a), NEIGHBORHOODS)
   return {
-      "cka": metrics.linear_cka(a, b), "cka_unbiased": metrics.linear_cka(a, b, unbiased=True), "rsa": metrics.rsa(a,
-                                                                                                                   b),
+      "cka": metrics.linear_cka(a, b), "cka_unbiased": metrics.linear_cka(a, b, unbiased=True),
+      "rsa": metrics.rsa(a, b),
       "mutual_knn": metrics.mutual_knn(a[some], b[some], k=min(NEIGHBORS, len(some) - 1))}
 
 
@@ -42,7 +42,8 @@ def class_metrics(z: Float[ArrayLike, "n d"], labels: Int[ArrayLike, " n"]) -> d
   return {"cdnv": metrics.cdnv(z, labels), "directional_cdnv": metrics.directional_cdnv(z, labels)}
 
 
-def alignment(found: Mapping[str, Any], labels: Int[ArrayLike, " n"], params: Mapping[str, PyTree]) -> dict[str, float]:
+def alignment(found: Mapping[str, Any], labels: Mapping[str, ArrayLike],
+              params: Mapping[str, PyTree]) -> dict[str, float]:
   """Every metric of every learner and of every pair of them.
 
   Args:

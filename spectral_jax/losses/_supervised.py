@@ -64,8 +64,8 @@ def nscl(u: Float[ArrayLike, "n d"], v: Float[ArrayLike, "n d"], labels: Int[Arr
   views = _common.prepare_views(u, v, where=where, normalize=normalize, axis_name=axis_name)
   labels = _arrays.labels_of(labels, views.u.shape[0])
   root = _common.inverse_root(temperature, views.u.dtype)
-  energies, positive = _softmax.both_views(views, root, labels,
-                                           _common.plan_for(len(views.u), tile_size, matmul_dtype, axis_name))
+  plan = _common.plan_for(len(views.u), tile_size, matmul_dtype, axis_name)
+  energies, positive = _softmax.both_views(views, root, labels, plan)
   if positive_in_denominator:
     return _common.reduce(_softmax.with_positive(energies, positive).mean(0), views.valid, reduction, axis_name)
   values = _softmax.without_positive(energies, positive).mean(0)
