@@ -99,10 +99,10 @@ def fits_in_memory(count: int, image_size: int, channels: int = 3) -> bool:
   return count * image_size * image_size * channels <= RESIDENT_BYTES
 
 
-def same_depth(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def same_depth(train: Split, test: Split) -> tuple[Split, Split]:
   """Both parts with 1 channel if all their images are gray, else both with 3."""
   depth = max(train.channels, test.channels)
-  return tuple(_with_channels(split, depth) for split in (train, test))
+  return _with_channels(train, depth), _with_channels(test, depth)
 
 
 def _with_channels(split, depth):
