@@ -20,8 +20,8 @@ BOTH_VIEWS = ("nt_xent", "dcl", "nscl")
 TILE_ENTRIES = 2 ** 19  # similarities alive at once: 2 MiB of float32, so that a tile stays in a core's cache
 
 
-# How the public functions on top of this are compiled, see `_eager.compiled`: what is no array, and
-# what values must be.
+# How the public functions on top of this are compiled, see `_eager.compiled`: which arguments
+# are not arrays, and which values are allowed.
 SETTINGS = ("loss", "positive_in_denominator")
 CHECKS = {"temperature": _arrays.positive_or_none, "t": _arrays.positive}
 

@@ -119,7 +119,7 @@ def positive_or_none(name, x):
 
 
 def number(name, x, low=-math.inf, high=math.inf):
-  """Returns the scalar `x`; raises if it is no scalar, or concrete and not a finite number in [low, high)."""
+  """Returns the scalar `x`; raises if it is not a scalar, or is concrete and not a finite number in [low, high)."""
   value = concrete(_scalar(name, x))
   if value is not None and not (low <= value < high and math.isfinite(value)):
     raise ValueError(f"{name} must be a finite number in [{low:g}, {high:g}), got {value}")

@@ -1,6 +1,6 @@
 """Public functions as compiled programs, so that a second eager call with the same shapes compiles nothing.
 
-Called outside `jax.jit`, JAX runs operation by operation, and compiles every scan anew at each call. A function under
+Called outside `jax.jit`, JAX runs operation by operation, and compiles every scan again at each call. A function under
 `compiled` is one program per pattern of shapes and settings instead; inside another transformation it is a call of it.
 """
 
@@ -23,13 +23,13 @@ def compiled(*settings: str, **checks: Callable[[str, Any], Any]) -> Callable[[C
   """A decorator: `jax.jit`, with the function's own errors.
 
   Args:
-    settings: names of the arguments that are no arrays: compared by value, a new one is compiled anew.
+    settings: names of the arguments that are not arrays; they are compared by value, and a new value is compiled again.
     checks: for arguments by name, `check(name, value)`, called before the program is; inside the program values are
       unknown, so that the function's own checks of values are not reached.
 
   Returns:
-    A function with the same signature. Arguments that a program cannot take (lists, settings without a hash, what is no
-    array) go to the undecorated function, which takes them or says what is wrong.
+    A function with the same signature. Arguments that a program cannot take (lists, settings without a hash, what is
+    not an array) go to the undecorated function, which takes them or says what is wrong.
 
   Example:
     >>> import jax.numpy as jnp

@@ -10,7 +10,7 @@ from absl import flags
 from spectral_jax import command
 
 RESTART = flags.DEFINE_bool("restart", False,
-                            "Begin anew in a workdir that holds a run; that run is kept in a folder of it.")
+                            "Start again in a workdir that holds a run; what it holds is kept in a subfolder.")
 
 
 def main(config, name):

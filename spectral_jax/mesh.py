@@ -91,7 +91,7 @@ def check_sharding(rules: Sequence[Sequence[str]]) -> None:
     try:
       re.compile(rule[0])
     except re.error as error:
-      raise ConfigError(f"config.sharding has {rule[0]!r}, which is no regular expression: {error}") from None
+      raise ConfigError(f"config.sharding has {rule[0]!r}, which is not a regular expression: {error}") from None
     check_name("sharding", rule[1], PLACEMENTS)
 
 

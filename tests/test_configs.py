@@ -140,7 +140,7 @@ def test_configs_are_found_from_any_folder(tmp_path, monkeypatch):
     ("batch_size", 1, "batch_size must be at least 2"),
     ("eval.probe_c", -1.0, "config.eval.probe_c"),
     ("data.image_size", 1, "config.data.image_size"),
-    ("sharding", (("(", "fsdp"),), "no regular expression"),
+    ("sharding", (("(", "fsdp"),), "not a regular expression"),
     ("main_learner", "cl", "main_learner")])
 def test_wrong_values(key, value, message):
   config = load_config("digits")

@@ -67,7 +67,7 @@ def anchor_loss_gap_bound(labels: Int[ArrayLike, " n"], *, temperature: Scalar) 
     `(B,)`, nats; 0 for an anchor alone in its class, infinite where the whole batch is one class.
 
   Raises:
-    TypeError, ValueError: labels that are no vector of integers, or a concrete `temperature` that is not positive.
+    TypeError, ValueError: labels that are not a vector of integers, or a concrete `temperature` that is not positive.
 
   >>> import jax.numpy as jnp
   >>> print(*(f"{bound:.2f}" for bound in anchor_loss_gap_bound(jnp.array([0, 0, 1]), temperature=2.0)))

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 # Images that a thread takes at a time.
 PORTION = 64
-# Pillow's other formats are no photographs, and some of them start other programs.
+# Pillow's other formats are not for photographs, and some of them start other programs.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
 GRAY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")
 ORIENTATION = 0x0112

@@ -175,9 +175,9 @@ def _fields(file, start, end):
     elif kind in (1, 5):
       stop = begin + (8 if kind == 1 else 4)
     else:
-      raise ValueError(f"no protobuf: wire type {kind}")
+      raise ValueError(f"not a protobuf message: wire type {kind}")
     if stop > end:
-      raise ValueError("no protobuf: a field ends after its message")
+      raise ValueError("not a protobuf message: a field ends after its message")
     yield tag >> 3, begin, stop
     start = stop
 
@@ -188,8 +188,8 @@ def _varint(file):
   for shift in range(0, 70, 7):
     byte = file.read(1)
     if not byte:
-      raise ValueError("no protobuf: it ends inside a number")
+      raise ValueError("not a protobuf message: it ends inside a number")
     value |= (byte[0] & 127) << shift
     if byte[0] < 128:
       return value
-  raise ValueError("no protobuf: a number of more than ten bytes")
+  raise ValueError("not a protobuf message: a number of more than ten bytes")

@@ -115,7 +115,7 @@ def _in_order(begin, steps, prefetch):
 def uniform_draws(seed: int, step: int, indices: np.ndarray, views: int) -> Float[np.ndarray, "b views draws"]:
   """`(b, views, DRAWS)` float32 in [0, 1), each a hash of (seed, step, index, view, place) by SplitMix64.
 
-  A counter and a hash (Steele et al. 2014) where NumPy's generators would have to be made anew for every image.
+  A counter and a hash (Steele et al. 2014) where NumPy's generators would have to be made for every image.
   """
   state = _mix(_mix(np.uint64(seed % 2**64), np.uint64(0)), np.uint64(step))
   state = _mix(state, np.asarray(indices).astype(np.uint64))

@@ -9,7 +9,7 @@ from jax import lax
 from spectral_jax import _arrays
 from spectral_jax.losses._pairs import Plan
 
-# The keywords of every loss that are no arrays.
+# The keywords of every loss that are not arrays.
 SETTINGS = ("normalize", "reduction", "tile_size", "matmul_dtype", "axis_name")
 
 

@@ -34,7 +34,7 @@ def sharded(loss: Callable[..., Any], mesh: Mesh, *, axis: str = "data") -> Call
     averages of `global_contrastive`.
 
   Raises:
-    TypeError: `mesh` is no mesh; an embedding that is no array.
+    TypeError: `mesh` is not a mesh; an embedding that is not an array.
     ValueError: `axis` is not an axis of the mesh, or rows that the axis does not divide.
 
   Example:

@@ -58,7 +58,7 @@ def rsa(x: Float[ArrayLike, "n d1"], y: Float[ArrayLike, "n d2"], *, method: Lit
 
   Raises:
     TypeError, ValueError: arrays of a wrong type or rank, different numbers of rows, fewer than 3 rows where that is
-    known, an unknown method, Spearman's over a mesh axis, or `pairs` that is no positive multiple of 64.
+    known, an unknown method, Spearman's over a mesh axis, or `pairs` that is not a positive multiple of 64.
 
   >>> import jax
   >>> x = jax.random.normal(jax.random.key(0), (100, 8))

@@ -50,7 +50,7 @@ def streaming_cka(*, unbiased: bool = False) -> Stream:
     NaN.
 
   Raises:
-    TypeError, ValueError: `init` for widths that are no positive integers; `update` for arrays of a wrong type, or of
+    TypeError, ValueError: `init` for widths that are not positive integers; `update` for arrays of a wrong type, or of
     another width than the state's, or different numbers of rows; `merge` for states of different widths.
 
   >>> import jax

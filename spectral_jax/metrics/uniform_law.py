@@ -43,14 +43,14 @@ def wasserstein_uniformity(z: Float[ArrayLike, "n d"]) -> Float[Array, ""]:
 
   Raises:
     TypeError, ValueError: `z` is not a floating-point matrix, or has one column: in R^1 there are two unit points, and
-    their product's law is no density.
+    the law of their product has no density.
 
   >>> import jax
   >>> z = jax.random.normal(jax.random.key(0), (1000, 16))
   >>> print(*(f"{wasserstein_uniformity(x):.3f}" for x in (z, z + 1, z * 0 + 1)))
   0.000 0.500 1.000
 
-  Reference: the measure is of arXiv 2405.18045, whose code draws its uniform points anew.
+  Reference: the measure is of arXiv 2405.18045, whose code draws new uniform points at each call.
   """
   z = _arrays.matrix("z", z)
   if z.shape[1] < 2:

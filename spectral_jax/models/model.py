@@ -65,8 +65,8 @@ def build_model(config: ConfigDict) -> Model:
   check_name("model.stem", config.stem, STEMS)
   narrowest = NARROWEST[config.encoder]
   if not 0.5 < narrowest * config.width < math.inf:
-    raise ConfigError(f"config.model.width={config.width} leaves {config.encoder}'s first layer, {narrowest} channels "
-                      f"at width 1, without any; use {1 / narrowest} or more")
+    raise ConfigError(f"config.model.width={config.width} leaves the first layer of {config.encoder} without "
+                      f"channels: it has {narrowest} at width 1; use {1 / narrowest} or more")
   if config.projector_dim < 1 or config.projector_hidden < 0:
     raise ConfigError(f"config.model.projector_dim must be positive and projector_hidden 0 or more, got "
                       f"{config.projector_dim} and {config.projector_hidden}")

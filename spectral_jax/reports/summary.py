@@ -49,7 +49,7 @@ def finished_before(run, folder):
   """Repeats the closing table of a run that needs nothing more."""
   summary = read_json(folder / SUMMARY)
   print_table(summary, run.config.eval.shots, folder)
-  print("This run had finished before. Give another --workdir to train anew.")
+  print("This run was finished before. Give another --workdir to train again.")
   return summary
 
 

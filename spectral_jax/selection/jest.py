@@ -44,8 +44,8 @@ def jest_batch(key: PRNGKeyArray, learner: Views, reference: Views, batch_size: 
     chunks: parts that the batch is drawn in, 16 as in the paper; at most batch_size.
     temperature: of the learner's similarities, 0.1 as in `losses.info_nce`.
     reference_temperature: of the reference's; None means the same.
-    loss: "softmax" for InfoNCE and its kin, "sigmoid" for SigLIP. With one view for both, s_ii says nothing and the
-      first chunk is uniform.
+    loss: "softmax" for InfoNCE and similar losses, "sigmoid" for SigLIP. With one view for both, s_ii says nothing and
+      the first chunk is uniform.
     bias: of "sigmoid", -10 as SigLIP begins with.
 
   Returns:

@@ -40,7 +40,7 @@ def rescale(z):
   exponent = jnp.frexp(largest)[1]
   limit = -jnp.finfo(z.dtype).minexp - 1  # beyond it the reciprocal would be flushed to zero
   exponent = jnp.clip(exponent, -limit, limit)
-  # NaN or inf anywhere makes NaN of everything: there is no spectrum, and a decomposition need not say so.
+  # NaN or inf anywhere makes everything NaN: a decomposition need not return NaN for it.
   reciprocal = jnp.where(jnp.isfinite(largest), jnp.ldexp(jnp.ones((), z.dtype), -exponent), jnp.nan)
   return z * reciprocal, jnp.ldexp(jnp.ones((), z.dtype), exponent)
 

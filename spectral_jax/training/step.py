@@ -126,7 +126,7 @@ def step_of_all(steps):
 
 
 def named(metrics):
-  """`{learner: {metric: x}}` as one dictionary of "learner/metric"; the metrics of a single learner bear no prefix.
+  """`{learner: {metric: x}}` as one dictionary of "learner/metric"; the metrics of a single learner have no prefix.
 
   >>> named({"main": {"loss": 1}}), named({"cl": {"loss": 1}, "nscl": {"loss": 2}})
   ({'loss': 1}, {'cl/loss': 1, 'nscl/loss': 2})

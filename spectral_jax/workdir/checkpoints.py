@@ -112,7 +112,7 @@ def restore_latest(manager, example):
   aside = pathlib.Path(manager.directory).parent / SET_ASIDE
   if steps or aside.exists():
     raise RunError(f"No whole checkpoint is left; the damaged ones are in {aside}. "
-                   "Give --restart to begin anew from step 0, which keeps what is there under another name.")
+                   "Use --restart to start again from step 0; what is there is kept under another name.")
   return None
 
 

@@ -99,8 +99,8 @@ def read_json(path):
 
 
 _REMEDIES = {
-    CONFIG: "Delete it and give the run's own command again, which writes it anew; checkpoints are not touched",
-    SUMMARY: "Delete it and give the run's command again, which scores the last checkpoint anew"}
+    CONFIG: "Delete it and give the run's own command again, which writes it again; checkpoints are not touched",
+    SUMMARY: "Delete it and give the run's command again, which scores the last checkpoint again"}
 
 
 def begin_anew(folder):

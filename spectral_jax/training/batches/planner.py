@@ -1,7 +1,7 @@
 """Decides the batches of the coming epoch while the present one trains.
 
 The batches of epoch e + 1 are chosen during epoch e, in a thread, from the bank as it was at the beginning of e: a
-function of the seed, the epoch and that bank. The bank is made anew every `bank.refresh_epochs` epochs, the first
+function of the seed, the epoch and that bank. The bank is made again every `bank.refresh_epochs` epochs, the first
 time after one epoch of training; until then batches are random. Tables and bank go into every checkpoint.
 """
 
