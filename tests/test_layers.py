@@ -10,7 +10,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MATHEMATICS = ("bounds", "gradients", "losses", "metrics", "selection", "spectrum")
 HEAVY = ("tensorflow", "tensorflow_datasets", "flax", "optax", "orbax", "matplotlib", "sklearn", "ml_collections",
-         "PIL")
+         "PIL", "jaxtyping")
 
 
 @pytest.mark.parametrize("module", MATHEMATICS)
