@@ -79,7 +79,7 @@ def slow_warp(pixels, matrix, translation):
       low = np.floor(source).astype(int)
       for dy in (0, 1):
         for dx in (0, 1):
-          j, i = [*low, dy, dx]
+          j, i = low + [dy, dx]
           if 0 <= j < height and 0 <= i < width:
             out[y, x] += (1 - abs(source[0] - j)) * (1 - abs(source[1] - i)) * pixels[j, i]
   return out

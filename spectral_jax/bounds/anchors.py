@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
   from jaxtyping import ArrayLike, Float, Int
 
+  from spectral_jax._anchors import Anchor
   from spectral_jax._types import LossName, Scalar
+  from spectral_jax.bounds.band import Shared
 
 
 @_eager.compiled("kind", "leading", *_anchors.SETTINGS, **_anchors.CHECKS)
@@ -70,7 +72,7 @@ def anchor_band(u: Float[ArrayLike, "n d"], v: Float[ArrayLike, "n d"], *, loss:
   return _anchors.map_anchors(band, p)
 
 
-def plugin_band(anchor, common):
+def plugin_band(anchor: Anchor, common: Shared) -> Band:
   """The tighter of the regression band and the three-term band, for one anchor."""
   wide = three_term_band(anchor_terms(anchor, common))
   tight = widened(*regression_band(anchor, common), anchor.attraction + anchor.repulsion)

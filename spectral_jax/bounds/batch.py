@@ -14,7 +14,7 @@ from spectral_jax.bounds.band import LEADING, Band, product, root, shared, slack
 if TYPE_CHECKING:
   from typing import Literal
 
-  from jaxtyping import ArrayLike, Float
+  from jaxtyping import Array, ArrayLike, Float
 
   from spectral_jax._types import Scalar
 
@@ -56,7 +56,8 @@ def batch_band(u: Float[ArrayLike, "n d"], v: Float[ArrayLike, "n d"], *, temper
   return batch_report(u, v, temperature=temperature)[0]
 
 
-def batch_report(u, v, *, temperature=None):
+def batch_report(u: Float[ArrayLike, "n d"], v: Float[ArrayLike, "n d"], *,
+                 temperature: Scalar | None = None) -> tuple[Band, Float[Array, " n"], Float[Array, " n"]]:
   """The batch band and every anchor's strength and effective number of negatives, from one pass over the anchors.
 
   Returns:
@@ -78,7 +79,7 @@ def batch_report(u, v, *, temperature=None):
   return Band(lower, value, jnp.minimum(upper, rounded_up(anisotropic, slack, len(repulsion)))), repulsion, effective
 
 
-def rounded_up(square, slack, count):
+def rounded_up(square: Float[Array, ""], slack: Float[Array, ""], count: int) -> Float[Array, ""]:
   """`square`, a sum of `count` numbers above 0, made safe: its own rounding, and that of vectors wrong by `slack`."""
   return (jnp.sqrt(square * (1 + (count + 16) * jnp.finfo(square.dtype).eps)) + slack) ** 2
 

@@ -21,7 +21,9 @@ from spectral_jax.bounds.band import Band, deviations, norm, product, root, shar
 if TYPE_CHECKING:
   from jaxtyping import ArrayLike, Float, Int
 
+  from spectral_jax._anchors import Anchor
   from spectral_jax._types import LossName, Scalar
+  from spectral_jax.bounds.band import Shared
 
 
 class BandTerms(NamedTuple):
@@ -35,7 +37,7 @@ class BandTerms(NamedTuple):
   value: Any       # ||g||
 
 
-def anchor_terms(anchor, common):
+def anchor_terms(anchor: Anchor, common: Shared) -> BandTerms:
   """`BandTerms` of one anchor, from its `Anchor` and the bank's `Shared`."""
   count, mean, omega = deviations(anchor, common)
   at_mean = anchor.repulsion * mean - anchor.attraction * anchor.v

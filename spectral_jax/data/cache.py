@@ -17,7 +17,8 @@ import numpy as np
 from spectral_jax.progress import bar
 
 if TYPE_CHECKING:
-  pass
+  from collections.abc import Callable, Sequence
+  from typing import Any
 
 # Pillow and the disk let go of the interpreter's lock, so threads use all cores and wait for the disk together.
 THREADS = min(32, (os.cpu_count() or 1) + 1)
@@ -37,7 +38,7 @@ def fingerprint(*parts: str | int) -> str:
   return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:24]
 
 
-def index(name, counts, columns, measure, what):
+def index(name: str, counts: Sequence[int], columns: int, measure: Callable[[int], Any], what: str) -> np.ndarray:
   """A table of integers, measured in threads part by part and kept on disk; an interrupted index goes on where it was.
 
   Args:

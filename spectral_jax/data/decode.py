@@ -148,7 +148,8 @@ def read_one(encoded: Encoded, i: int) -> bytes:
     return encoded.read([i])[0]
 
 
-def decode_all(encoded, count, *, size, channels=None, on_undecodable="error"):
+def decode_all(encoded: Encoded, count: int, *, size: int, channels: int | None = None,
+               on_undecodable: str = "error") -> tuple[Any, Any]:
   """Decodes the images 0 to `count - 1` of `encoded`, in threads.
 
   Args:

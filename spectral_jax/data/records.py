@@ -6,14 +6,20 @@ size and its label; the result is cached on disk, so later runs begin at once an
 ArrayRecord files are random-access already, and their records are read whole.
 """
 
+from __future__ import annotations
+
 import io
 import os
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spectral_jax._errors import ConfigError
 from spectral_jax.data.cache import fingerprint, index
 from spectral_jax.data.decode import Undecodable, measure, reading
+
+if TYPE_CHECKING:
+  from typing import Any
 
 # A record is its length (8 bytes), a checksum of that (4), the data and a checksum of them (4).
 HEADER, FOOTER = 12, 4
@@ -22,7 +28,7 @@ PORTION = 256
 COLUMNS = ("label", "height", "width", "shard", "offset", "length")
 
 
-def index_records(builder, part, image, label, *, skip, name):
+def index_records(builder: Any, part: str, image: str, label: str, *, skip: bool, name: str) -> Any:
   """Where the images of a split are, and how to read them.
 
   Args:

@@ -20,6 +20,8 @@ import optax
 from jax import lax
 
 if TYPE_CHECKING:
+  from typing import Any
+
   from jaxtyping import Array, ArrayLike, Float, Int
 
 # L-BFGS stops where no entry of the objective's gradient per example exceeds this.
@@ -112,7 +114,8 @@ def draw_shots(labels: np.ndarray, num_classes: int, shots: int, draws: int,
   return index.reshape(draws, -1), mask.reshape(draws, -1)
 
 
-def fit(x, y, c, *, num_classes, steps, weight=None):
+def fit(x: Float[Array, "n d"], y: Int[Array, " n"], c: float, *, num_classes: int, steps: int,
+        weight: Float[Array, " n"] | None = None) -> Any:
   """Returns `(W, b)` of the logistic regression above; `weight` `(m,)` counts each example that often."""
   weight = jnp.ones(x.shape[0], x.dtype) if weight is None else weight
   # Divided by the number of examples: same minimizer, and a tolerance that means the same at any size.
@@ -144,7 +147,7 @@ def fit(x, y, c, *, num_classes, steps, weight=None):
   return lax.while_loop(unfinished, advance, (start, solver.init(start)))[0]
 
 
-def predict(weights, x):
+def predict(weights: Any, x: Float[Array, "n d"]) -> Int[Array, " n"]:
   w, b = weights
   return jnp.argmax(x @ w + b, axis=1)
 

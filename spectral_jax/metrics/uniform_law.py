@@ -93,7 +93,7 @@ def _law(d):
   return nodes, nodes[1:] / CELLS - np.diff(partial)
 
 
-def quantiles(levels, d):
+def quantiles(levels: Float[ArrayLike, " k"], d: int) -> Float[np.ndarray, " k"]:
   """The x with `F(x) = level` for the inner product of two uniform points on the sphere of R^d, d >= 2, in float64.
 
   NumPy, not JAX: levels and d are known when a program is built. Newton's steps in the angle `asin x`, inside a bracket

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
   from jaxtyping import Array, ArrayLike, Float, Int32, PRNGKeyArray
 
   from spectral_jax._types import Scalar
+  from spectral_jax.selection._moments import Moments, Products
 
 
 def greedy_batch(key: PRNGKeyArray, embeddings: Float[ArrayLike, "m d"], batch_size: int, *,
@@ -99,7 +100,8 @@ def _among_all(key, bank, target, *, batch_size, objective, center):
   return _walk.among_all(key, rows, batch_size, start, costs, update)
 
 
-def products_of_all(moments, rows, quadratic, *, center):
+def products_of_all(moments: Moments, rows: Float[Array, "n d"], quadratic: Float[Array, " n"], *,
+                    center: bool) -> Products:
   """`Products` of all rows where `quadratic`, their `x^T C x`, is already known: n x d operations."""
   square = jnp.sum(rows * rows, axis=1)
   if not center:

@@ -60,12 +60,13 @@ def _log_det(key, bank, ridge, batch_size):
                          lambda state, _, best: shrink(*state, rows, rows[best]))
 
 
-def initial_gains(rows, ridge):
+def initial_gains(rows: Float[Array, "n d"], ridge: Scalar) -> tuple[Float[Array, " n"], Float[Array, "d d"]]:
   """`x^T M^-1 x` `(n,)` of all rows, and `M^-1`, for the empty batch."""
   return jnp.sum(rows * rows, axis=1) / ridge, jnp.eye(rows.shape[1], dtype=rows.dtype) / ridge
 
 
-def shrink(gains, inverse, rows, new):
+def shrink(gains: Float[Array, " n"], inverse: Float[Array, "d d"], rows: Float[Array, "n d"],
+           new: Float[Array, " d"]) -> tuple[Float[Array, " n"], Float[Array, "d d"]]:
   """Gains and `M^-1` once `new` has been added (Sherman and Morrison)."""
   image = jnp.dot(inverse, new, precision=HIGHEST)
   scale = 1 + jnp.dot(new, image, precision=HIGHEST)

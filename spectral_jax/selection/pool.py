@@ -77,7 +77,7 @@ def _rank(rows, center):
   return effective_rank(rows, kind="participation", center=center), empty
 
 
-def pool_costs(ranks, policy, target, most):
+def pool_costs(ranks: Float[Array, " pools"], policy: str, target: Scalar | None, most: int) -> Float[Array, " pools"]:
   """The smaller, the better; `most` is the highest rank that a batch can have."""
   if policy == "P1":
     return ranks

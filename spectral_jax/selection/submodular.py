@@ -12,6 +12,8 @@ from spectral_jax._arrays import HIGHEST, positive
 from spectral_jax.selection import _checks, _walk
 
 if TYPE_CHECKING:
+  from typing import Any
+
   from jaxtyping import Array, ArrayLike, Float, Int32, PRNGKeyArray
 
   from spectral_jax._types import Scalar
@@ -66,7 +68,7 @@ def submodular_batch(key: PRNGKeyArray, embeddings: Float[ArrayLike, "m d"], bat
                      batch_size=batch_size, candidates=candidates, queries=queries)
 
 
-def check_queries(queries, batch_size):
+def check_queries(queries: int | None, batch_size: int) -> int:
   """Returns the number of queries, by default an eighth of the batch; refuses more than the batch holds."""
   if queries is None:
     return max(1, batch_size // 8)
@@ -75,22 +77,22 @@ def check_queries(queries, batch_size):
   return queries
 
 
-def check_ceiling(ceiling):
+def check_ceiling(ceiling: Scalar) -> Scalar:
   """Returns the scalar `ceiling`, or raises naming it."""
   return _checks.scalar("ceiling", ceiling)
 
 
-def hardness(cosines, temperature, ceiling):
+def hardness(cosines: Float[Array, "..."], temperature: Scalar, ceiling: Scalar) -> Float[Array, "..."]:
   """`h_ij` of cosines: `exp((c - 1) / temperature)`, 0 above the ceiling."""
   return jnp.where(cosines <= ceiling, jnp.exp((cosines - 1) / temperature), 0.0)
 
 
-def gains(hard, loads):
+def gains(hard: Float[Array, "queries n"], loads: Float[Array, " queries"]) -> Float[Array, " n"]:
   """What each of n rows adds to f, `(n,)`: `hard` `(queries, n)`, `loads` `(queries,)` the queries' denominators."""
   return jnp.sum(jnp.log1p(hard / loads[:, None]), axis=0)
 
 
-def take(state, k, best, rows, temperature, ceiling):
+def take(state: Any, k: Any, best: Any, rows: Float[Array, "n d"], temperature: Scalar, ceiling: Scalar) -> Any:
   """The queries' hardness `(queries, n)` and denominators `(queries,)` once row `best` is element k of the batch.
 
   The first `queries` elements ask. Rows of the hardness that are not yet known are zero.
@@ -102,7 +104,7 @@ def take(state, k, best, rows, temperature, ceiling):
   return hard.at[k].set(asked, mode="drop"), loads
 
 
-def empty(queries, rows):
+def empty(queries: int, rows: Float[Array, "n d"]) -> Any:
   """The state `take` begins with."""
   return jnp.zeros((queries, rows.shape[0]), rows.dtype), jnp.ones((queries,), rows.dtype)
 

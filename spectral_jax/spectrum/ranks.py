@@ -25,13 +25,13 @@ KINDS = ("entropy", "rankme", "participation", "stable")
 RANKME_EPSILON = 1e-7  # added to every p, as published (arXiv 2210.02885)
 
 
-def around_mean(z):
+def around_mean(z: Float[Array, "n d"]) -> Float[Array, "n d"]:
   """Subtracts the mean row; rows that are all equal become exactly zero, which a rounded mean would not give."""
   z = z - lax.stop_gradient(z[:1])
   return z - jnp.mean(z, axis=0, keepdims=True)
 
 
-def rescale(z):
+def rescale(z: Float[Array, "n d"]) -> tuple[Float[Array, "n d"], Float[Array, ""]]:
   """`(z / f, f)` with f a power of two near the largest entry: squares then neither overflow nor vanish.
 
   Dividing by a power of two is exact, so that rows that are equal stay equal however the compiler fuses it.
@@ -45,7 +45,7 @@ def rescale(z):
   return z * reciprocal, jnp.ldexp(jnp.ones((), z.dtype), exponent)
 
 
-def scaled_rows(z, center):
+def scaled_rows(z: Float[Array, "n d"], center: bool) -> tuple[Float[Array, "n d"], Float[Array, ""]]:
   """`(rows, factor)` with `z = factor * rows`, centered if asked, the largest entry near 1."""
   rows, factor = rescale(z)
   if not center:

@@ -87,7 +87,7 @@ def whiten(z: Float[ArrayLike, "n d"], *, method: Literal["zca", "cholesky", "ne
 
 
 @jax.custom_jvp
-def inverse_root(a):
+def inverse_root(a: Float[Array, "d d"]) -> Float[Array, "d d"]:
   """`A^(-1/2)` of a symmetric positive definite `(d, d)` matrix."""
   return _inverse_root_parts(a)[0]
 
@@ -113,7 +113,7 @@ def _inverse_root_jvp(primals, tangents):
   return root, product(vectors, inner, vectors.T)
 
 
-def newton_schulz(a, shrinkage):
+def newton_schulz(a: Float[Array, "d d"], shrinkage: Scalar) -> Float[Array, "d d"]:
   """`A^(-1/2)` by the coupled Newton-Schulz iteration: `T = (3 I - Z Y)/2, Y <- Y T, Z <- T Z`, matrix products only.
 
   Args:
