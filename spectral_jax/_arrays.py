@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 
 if TYPE_CHECKING:
   from collections.abc import Iterable
@@ -89,7 +90,7 @@ def mask_of(where: Any, n: int, name: str = "where") -> Bool[Array, " n"]:
 
 def concrete(x: Any) -> float | None:
   """The Python number `x` stands for, or None while it is traced or not a scalar."""
-  if isinstance(x, jax.core.Tracer):
+  if isinstance(x, Tracer):
     return None
   try:
     return float(x)
@@ -105,7 +106,7 @@ def _scalar(name, x):
   return x
 
 
-def positive(name, x):
+def positive(name: str, x: Any) -> Any:
   """Returns the scalar `x`; raises if it is concrete and not a positive finite number, or not a scalar."""
   value = concrete(_scalar(name, x))
   if value is not None and not (value > 0 and math.isfinite(value)):
@@ -113,12 +114,12 @@ def positive(name, x):
   return x
 
 
-def positive_or_none(name, x):
+def positive_or_none(name: str, x: Any) -> Any:
   """`positive`, but None is returned as it is."""
   return x if x is None else positive(name, x)
 
 
-def number(name, x, low=-math.inf, high=math.inf):
+def number(name: str, x: Any, low: float = -math.inf, high: float = math.inf) -> Any:
   """Returns the scalar `x`; raises if it is not a scalar, or is concrete and not a finite number in [low, high)."""
   value = concrete(_scalar(name, x))
   if value is not None and not (low <= value < high and math.isfinite(value)):

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
   from collections.abc import Mapping, Sequence
   from typing import Any
 
-  from ml_collections import ConfigDict
+  from spectral_jax._types import Config
+
 
 PACKAGE = pathlib.Path(__file__).resolve().parent
 # Beside the package in a checkout, inside it in an installation.
@@ -41,7 +42,7 @@ def find_config(name: str) -> str:
       f"Configs that come with the package: {', '.join(shipped())}")
 
 
-def load_config(path: str) -> ConfigDict:
+def load_config(path: str) -> Config:
   """Returns `get_config()` of a config file, or `get_config(argument)` of 'FILE:argument', found as by `find_config`.
 
   >>> load_config("digits").data.name
@@ -49,6 +50,8 @@ def load_config(path: str) -> ConfigDict:
   """
   file, colon, argument = find_config(path).partition(":")
   spec = importlib.util.spec_from_file_location(pathlib.Path(file).stem, file)
+  if spec is None or spec.loader is None:
+    raise ConfigError(f"--config={path}: {file} is not a Python file; a config's name ends in .py")
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   try:

@@ -12,10 +12,11 @@ from ml_collections import config_dict
 if TYPE_CHECKING:
   from typing import Any
 
-  from ml_collections import ConfigDict
+  from spectral_jax._types import Config
 
 
-def get_defaults() -> ConfigDict:
+
+def get_defaults() -> Config:
   """Returns the complete, locked config that every file in this folder starts from."""
   config = config_dict.ConfigDict()
   config.seed = 0
@@ -72,7 +73,7 @@ def get_defaults() -> ConfigDict:
   return config.lock()
 
 
-def learner(name: str, *, temperature: float | None = None, **kwargs: Any) -> ConfigDict:
+def learner(name: str, *, temperature: float | None = None, **kwargs: Any) -> Config:
   """A loss section for `config.learners`; without a temperature it takes that of `config.loss`."""
   section = config_dict.create(name=name, temperature=config_dict.placeholder(float),
                                kwargs=config_dict.create(**kwargs))
@@ -80,7 +81,7 @@ def learner(name: str, *, temperature: float | None = None, **kwargs: Any) -> Co
   return section
 
 
-def learners(**sections: ConfigDict) -> ConfigDict:
+def learners(**sections: Config) -> Config:
   """The section `config.learners` of named loss sections."""
   return config_dict.create(**sections)
 

@@ -20,6 +20,7 @@ from spectral_jax._names import check_name
 
 if TYPE_CHECKING:
   from collections.abc import Sequence
+  from typing import Any
 
   from jax.sharding import Mesh
   from jaxtyping import Array, ArrayLike, PyTree
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 PLACEMENTS = ("replicate", "columns", "fsdp")
 
 
-def make_mesh(model_parallel: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(model_parallel: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
   """Returns a mesh of `devices` (default: all of all processes), `model_parallel` of them along "model"."""
   devices = jax.devices() if devices is None else devices
   if model_parallel < 1 or len(devices) % model_parallel:
@@ -68,7 +69,7 @@ def host_columns(sharding: NamedSharding, batch_size: int) -> slice:
   """
   if sharding.is_fully_addressable:
     return slice(0, batch_size)
-  parts = sharding.addressable_devices_indices_map((batch_size,)).values()
+  parts: Any = sharding.addressable_devices_indices_map((batch_size,)).values()
   spans = sorted({(part[0].start or 0, batch_size if part[0].stop is None else part[0].stop) for part in parts})
   if any(a[1] != b[0] for a, b in itertools.pairwise(spans)):
     raise ConfigError(f"this process's devices hold the rows {spans} of a batch, which are not one block; "

@@ -24,18 +24,19 @@ if TYPE_CHECKING:
   from collections.abc import Callable
 
   from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
-  from ml_collections import ConfigDict
+
+  from spectral_jax._types import Config
 
 BLUR_SIGMA = (0.1, 2.0)
 SOLARIZE_THRESHOLD = 0.5
 
 
-def make_augment(config: ConfigDict, image_size: int, *,
+def make_augment(config: Config, image_size: int, *,
                  cropped: bool = False) -> Callable[[PRNGKeyArray, Array], Array]:
   """The augmentation that `config.augment` describes, as a function of one image.
 
   Args:
-    config: ConfigDict with `crop_scale` ((lo, hi), the crop's share of the area; None or () for no crop), `flip`,
+    config: Config with `crop_scale` ((lo, hi), the crop's share of the area; None or () for no crop), `flip`,
       `jitter_strength` and `jitter_prob`, `gray_prob`, `blur_prob`, `solarize_prob`, and `affine` with half-widths
       `rotation_deg` (degrees), `scale`, `shear` and `shift` (shares; zeros leave the warp out).
     image_size: height and width of the view in pixels.

@@ -57,8 +57,8 @@ def optimum(loss: str, n: int, d: int, *, temperature: Scalar | None = None,
     kernel = kernel or (lambda x: jnp.exp(-t * x))
     align_kernel = align_kernel or kernel
     return -2 * align_kernel(jnp.zeros(())) + 2 * gamma * kernel(jnp.asarray(2.0 * n / (n - 1)))
-  temperature = _arrays.positive("temperature", temperature_of(loss, temperature))
-  q = jnp.asarray(n / ((n - 1) * temperature))
+  tau = _arrays.positive("temperature", temperature_of(loss, temperature))
+  q = jnp.asarray(n / ((n - 1) * tau))
   if loss == "info_nce":
     return jnp.logaddexp(0.0, jnp.log(n - 1.0) - q)
   if loss == "nt_xent":
@@ -66,5 +66,5 @@ def optimum(loss: str, n: int, d: int, *, temperature: Scalar | None = None,
   if loss == "dcl":
     return jnp.log(2 * (n - 1.0)) - q
   if energy == "sum":
-    return 2 * jnp.log(n - 1.0) - (n + 1) / ((n - 1) * temperature)
+    return 2 * jnp.log(n - 1.0) - (n + 1) / ((n - 1) * tau)
   return jnp.log(n - 1.0) - q

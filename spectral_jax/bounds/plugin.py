@@ -15,7 +15,6 @@ import jax.numpy as jnp
 from spectral_jax.bounds.band import deviations, norm, product, root
 
 if TYPE_CHECKING:
-  from typing import Any
 
   from jaxtyping import Array, Bool, Float
 
@@ -23,7 +22,8 @@ if TYPE_CHECKING:
   from spectral_jax.bounds.band import Shared
 
 
-def completing(u_i: Float[Array, " d"], directions: Float[Array, "d k"]) -> tuple[Float[Array, " d"], Float[Array, ""]]:
+def completing(u_i: Float[Array, " d"], directions: Float[Array, "d k"]
+               ) -> tuple[Float[Array, " d"], Float[Array, " k"], Float[Array, ""]]:
   """The unit vector that completes the directions to a basis of `F`, zero where u lies in their span; and its scale.
 
   Returns:
@@ -39,8 +39,8 @@ def completing(u_i: Float[Array, " d"], directions: Float[Array, "d k"]) -> tupl
   return scale * rest, coordinates + again, scale
 
 
-def regressed(omega: Float[Array, " N"], mask: Bool[Array, " N"], count: Float[Array, ""], completed: Any,
-              common: Shared) -> tuple[Float[Array, " N"], Float[Array, ""]]:
+def regressed(omega: Float[Array, " N"], mask: Bool[Array, " N"], count: Float[Array, ""],
+              completed: Float[Array, " N"], common: Shared) -> tuple[Float[Array, " N"], Float[Array, ""]]:
   """What the projections explain of `omega`, `(N,)`, and the mean square of what they leave.
 
   One coefficient at a time: the projections on eigenvectors and on what completes them are uncorrelated over the

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 SUBSETS = ("imagenet100",)
 
 
-def check_classes(classes: str | int) -> None:
+def check_classes(classes: str | int | None) -> int | tuple[str, ...] | None:
   """Raises ConfigError unless `classes` is what `config.data.classes` can be.
 
   Returns:
@@ -39,7 +39,7 @@ def check_classes(classes: str | int) -> None:
   return tuple((importlib.resources.files("spectral_jax.data") / f"{classes}.txt").read_text().split())
 
 
-def choose(names: Sequence[str], classes: str | int, where: str, data_name: str) -> tuple[str, ...]:
+def choose(names: Sequence[str], classes: str | int | None, where: object, data_name: str) -> tuple[str, ...]:
   """The classes that `config.data.classes` asks for, in the data set's order.
 
   "imagenet100" is the list of Tian et al. 2019 (arXiv 1906.05849), WordNet ids from github.com/HobbitLong/CMC. A number
@@ -76,7 +76,7 @@ def choose(names: Sequence[str], classes: str | int, where: str, data_name: str)
   return tuple(name for name in names if name in set(wanted))
 
 
-def check_counts(labels: np.ndarray, names: Sequence[str], where: str) -> None:
+def check_counts(labels: np.ndarray, names: Sequence[str], where: object) -> None:
   """Raises if a class has fewer than two images to learn from: it has no neighbor to be told apart by."""
   counts = np.bincount(labels[labels >= 0], minlength=len(names))
   for few, what in ((0, "no images"), (1, "one image")):

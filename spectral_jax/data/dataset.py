@@ -24,7 +24,7 @@ class Encoded:
 
   `describe(i)` names image i in an error.
   """
-  read: Callable[[np.ndarray], Sequence[bytes]]
+  read: Callable[[np.ndarray | Sequence[int]], Sequence[bytes]]
   sizes: np.ndarray
   channels: int
   describe: Callable[[int], str]
@@ -53,7 +53,8 @@ class Split:
 
   @property
   def channels(self) -> int:
-    return self.pixels.shape[-1] if self.encoded is None else self.encoded.channels
+    held: Any = self.pixels if self.encoded is None else self.encoded
+    return held.shape[-1] if self.encoded is None else held.channels
 
   @property
   def resident(self) -> bool:
@@ -61,15 +62,17 @@ class Split:
 
   def images(self) -> np.ndarray:
     """All images, uint8 `(n, image_size, image_size, c)`; a streamed split is decoded on each call."""
-    if self.resident:
+    if self.pixels is not None:
       return self.pixels
     from spectral_jax.data.decode import decode_all
-    return decode_all(self.encoded, self.size, size=self.image_size, channels=self.channels)[0]
+    encoded: Any = self.encoded
+    return decode_all(encoded, self.size, size=self.image_size, channels=self.channels)[0]
 
   def take(self, part: np.ndarray) -> Split:
     """The examples `part`, an array of indices, as a split."""
-    own = dict(pixels=self.pixels[part]) if self.resident else dict(encoded=self.encoded.take(part))
-    return dataclasses.replace(self, labels=self.labels[part], **own)
+    pixels = None if self.pixels is None else self.pixels[part]
+    encoded = None if self.encoded is None else self.encoded.take(part)
+    return dataclasses.replace(self, labels=self.labels[part], pixels=pixels, encoded=encoded)
 
   def stream(self, index_batches: Iterable[np.ndarray], **kwargs: Any) -> Iterator[Any]:
     """Batches of the given examples, in the given order; see `spectral_jax.data.stream.stream`."""

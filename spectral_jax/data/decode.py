@@ -28,7 +28,7 @@ from spectral_jax.data.cache import THREADS
 from spectral_jax.progress import bar
 
 if TYPE_CHECKING:
-  from collections.abc import Iterator, Sequence
+  from collections.abc import Callable, Iterator, Sequence
   from types import ModuleType
   from typing import Any
 
@@ -63,12 +63,12 @@ def pillow() -> ModuleType:
   return Image
 
 
-def broken() -> tuple[type[BaseException], ...]:
+def broken() -> tuple[type[Exception], ...]:
   """What Pillow raises at a file that is broken or too large; its UnidentifiedImageError is an OSError."""
   return OSError, ValueError, SyntaxError, EOFError, struct.error, pillow().DecompressionBombError
 
 
-def measure(blob: bytes, *, whole: bool = False) -> tuple[int, int, int] | BaseException:
+def measure(blob: bytes | Callable[[int | None], bytes], *, whole: bool = False) -> tuple[int, int, int] | Exception:
   """`(height, width, channels)` of an encoded image as `decode` shows it, from its header alone.
 
   Args:

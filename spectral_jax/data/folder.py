@@ -17,7 +17,7 @@ from spectral_jax.data.decode import Undecodable, decode_all, measure, reading
 from spectral_jax.progress import bar
 
 if TYPE_CHECKING:
-  from ml_collections import ConfigDict
+  from spectral_jax._types import Config
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 TEST_NAMES = ("test", "val", "validation")
@@ -25,7 +25,7 @@ TEST_NAMES = ("test", "val", "validation")
 PORTION = 256
 
 
-def open_folder(data: ConfigDict) -> Dataset:
+def open_folder(data: Config) -> Dataset:
   """The data set in the folder `data.data_dir`; classes are its folders' names in alphabetical order."""
   root = _existing(data.data_dir)
   skip = data.on_undecodable == "skip"

@@ -47,15 +47,15 @@ def load_index_table(path: str, size: int, batch_size: int) -> Int32[np.ndarray,
     ...   load_index_table(f"{folder}/table.npy", 100, 10).shape
     (1, 10, 10)
   """
-  path = pathlib.Path(path)
-  ending = path.suffix.lower()
+  file = pathlib.Path(path)
+  ending = file.suffix.lower()
   if ending not in ENDINGS:
     raise ConfigError(f"the index table {path} must end in one of {', '.join(ENDINGS)}, got {ending!r}; "
                       "np.save writes .npy")
-  if not path.is_file():
+  if not file.is_file():
     raise ConfigError(f"there is no index table at {path}; give the path of a file that ends in {', '.join(ENDINGS)}")
   try:
-    table = _READ[ending](path)
+    table = _READ[ending](file)
     if ending == ".csv" and batch_size <= size:
       table = _by_epoch(table, size // batch_size)
     return check_table(table, size, batch_size)

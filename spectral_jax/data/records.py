@@ -101,7 +101,7 @@ def _row(entry, image, label, skip, what):
   if isinstance(size, Exception):
     if not skip:
       raise Undecodable(what, size) from size
-    size = (0, 0)
+    size = (0, 0, 0)
   return number, *size[:2], shard, offset, length
 
 

@@ -60,16 +60,17 @@ def stream(split: Split, index_batches: Iterable[np.ndarray], *, columns: slice 
     Undecodable: naming an image that cannot be decoded, when its batch comes.
     RunError: naming an image that is gone or cannot be read.
   """
-  if split.encoded is None:
+  encoded = split.encoded
+  if encoded is None:
     raise ValueError("this split is resident, with nothing to stream; open the data set with config.data.path='stream'")
   rows = [np.asarray(row, np.int32) for row in index_batches]
   _check_rows(rows, split.size)
   size = image_size or split.image_size
-  scale = tuple(crop_scale) if train and crop_scale else None
+  scale = (crop_scale[0], crop_scale[1]) if train and crop_scale else None
   rows = [row[columns or slice(None)] for row in rows]
 
   def boxes(step, row):
-    heights, widths = split.encoded.sizes[row].T
+    heights, widths = encoded.sizes[row].T
     if scale is None:
       return np.repeat(_middle(heights, widths)[:, None], views, axis=1)
     uniforms = uniform_draws(seed, step, row, views)
@@ -77,12 +78,12 @@ def stream(split: Split, index_batches: Iterable[np.ndarray], *, columns: slice 
 
   def fill(images, places, row, start):
     for i in range(start, min(start + PORTION, len(row))):
-      blob = read_one(split.encoded, row[i])
+      blob = read_one(encoded, row[i])
       try:
         whole = decode(blob, split.channels)
       except broken() as error:
-        raise Undecodable(split.encoded.describe(row[i]), error) from error
-      _check_size(whole, split.encoded, row[i])
+        raise Undecodable(encoded.describe(row[i]), error) from error
+      _check_size(whole, encoded, row[i])
       for view, place in enumerate(places[i].tolist()):
         images[view, i] = crop(whole, place, size)
 

@@ -15,12 +15,12 @@ from spectral_jax.data.records import index_records
 from spectral_jax.data.tensorflow import import_tensorflow
 
 if TYPE_CHECKING:
-  from ml_collections import ConfigDict
+  from spectral_jax._types import Config
 
 TEST_NAMES = ("test", "validation")
 
 
-def open_tfds(data: ConfigDict) -> Dataset:
+def open_tfds(data: Config) -> Dataset:
   """The data set that TensorFlow Datasets calls `data.name`, as prepared in `data.data_dir`; nothing is downloaded.
 
   Its `train` is the training part; its `test`, else its `validation`, else a held-out share of `train` is the test
@@ -32,7 +32,7 @@ def open_tfds(data: ConfigDict) -> Dataset:
   if "train" not in splits:
     raise ConfigError(f"{data.name} has no split 'train', only {', '.join(splits)}; choose another data set")
   parts = ["train", *[name for name in TEST_NAMES if name in splits][:1]]
-  known = tuple(builder.info.features[label].names)
+  known = tuple(builder.info.features[label].names)  # pyright: ignore[reportIndexIssue, reportOptionalSubscript]
   names = choose(known, data.classes, data.name, data.name)
   count = sum(splits[part].num_examples for part in parts) * len(names) // len(known)
   resident = data.path == "resident" or (data.path == "auto" and fits_in_memory(count, data.image_size, channels))
@@ -56,12 +56,12 @@ def _builder(data):
     raise ImportError("this data set is read with tensorflow-datasets; install the train extra: "
                       "pip install 'spectral_jax[train]'") from error
   from tensorflow_datasets.core import read_only_builder
-  name, options = tfds.core.naming.parse_builder_name_kwargs(data.name)
-  where = os.path.expanduser(data.data_dir or tfds.core.constants.get_default_data_dir())
+  name, options = tfds.core.naming.parse_builder_name_kwargs(data.name)  # pyright: ignore[reportAttributeAccessIssue]
+  where = os.path.expanduser(data.data_dir or tfds.core.constants.get_default_data_dir())  # pyright: ignore[reportAttributeAccessIssue]
   try:
     # From the prepared files alone: asking for the builder by name looks on the network for what is not there.
     return read_only_builder.builder_from_files(str(name), data_dir=where, **options)
-  except tfds.core.registered.DatasetNotFoundError as error:
+  except tfds.core.registered.DatasetNotFoundError as error:  # pyright: ignore[reportAttributeAccessIssue]
     manual = " (first put its two archives where the error of that command says)" if str(name) == "imagenet2012" else ""
     # Not `tfds build`, whose imports include Apache Beam.
     fetch = f"import tensorflow_datasets as tfds; tfds.load({data.name!r}, data_dir={where!r})"

@@ -24,7 +24,7 @@ NEIGHBORHOODS = 2000
 NEIGHBORS = 10
 
 
-def pair_metrics(a: Float[ArrayLike, "n d1"], b: Float[ArrayLike, "n d2"]) -> dict[str, Float[Array, ""]]:
+def pair_metrics(a: Float[Array, "n d1"], b: Float[Array, "n d2"]) -> dict[str, Float[Array, ""]]:
   """Linear CKA, biased and unbiased, Pearson RSA and mutual kNN of two representations of the same images.
 
   Args:

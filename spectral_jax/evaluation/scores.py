@@ -12,7 +12,8 @@ from spectral_jax.metrics import knn_accuracy
 
 if TYPE_CHECKING:
   from jaxtyping import ArrayLike, Float, Int
-  from ml_collections import ConfigDict
+
+  from spectral_jax._types import Config
 
 
 class Score(NamedTuple):
@@ -29,7 +30,7 @@ SCORES = (
 
 
 def score(train_z: Float[ArrayLike, "n d"], train_y: Int[ArrayLike, " n"], test_z: Float[ArrayLike, "m d"],
-          test_y: Int[ArrayLike, " m"], *, num_classes: int, config: ConfigDict, seed: int = 0) -> dict[str, float]:
+          test_y: Int[ArrayLike, " m"], *, num_classes: int, config: Config, seed: int = 0) -> dict[str, float]:
   """Returns kNN, linear and k-shot accuracy of frozen features.
 
   Args:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 
 from spectral_jax import _arrays
 from spectral_jax.metrics import _moments
@@ -113,7 +114,7 @@ class Classes(NamedTuple):
 def _checked(z, labels, num_classes, names=("z", "labels"), least=2):
   z = _arrays.matrix(names[0], z)
   labels = _arrays.labels_of(labels, z.shape[0], names[1])
-  known = None if isinstance(labels, jax.core.Tracer) else len(np.unique(np.asarray(labels)))
+  known = None if isinstance(labels, Tracer) else len(np.unique(np.asarray(labels)))
   if known is not None and known < least:
     raise ValueError(f"{names[1]} must hold at least {least} classes, got {known}; compare examples of several classes")
   if num_classes is None:

@@ -16,7 +16,8 @@ from spectral_jax.models.resnet import BLOCKS, STEMS, ResNet
 
 if TYPE_CHECKING:
   from jaxtyping import Array, Float
-  from ml_collections import ConfigDict
+
+  from spectral_jax._types import Config
 
 ENCODERS = ("convnet", *BLOCKS)
 # Channels of each encoder's first layer at width 1.
@@ -35,11 +36,11 @@ class Model(nn.Module):
     return features, self.projector(features, train)
 
 
-def build_model(config: ConfigDict) -> Model:
+def build_model(config: Config) -> Model:
   """The encoder and projector that `config.model` describes.
 
   Args:
-    config: ConfigDict with `encoder` ("convnet", "resnet18", "resnet34" or "resnet50"), `stem` ("cifar" or "imagenet";
+    config: Config with `encoder` ("convnet", "resnet18", "resnet34" or "resnet50"), `stem` ("cifar" or "imagenet";
       ResNets only), `width` (multiplier of every encoder's channels), `projector_layers` (1 to 3), `projector_hidden`
       (0: as wide as the features), `projector_dim`, and `dtype` of the computation ("float32" or "bfloat16"; parameters
       and statistics stay float32).

@@ -94,7 +94,7 @@ class ResNet(nn.Module):
       x = convolution(base, 7, 2, dtype=self.dtype, name="stem")(x)
     x = nn.relu(batch_norm(train=train, dtype=self.dtype, name="stem_norm")(x))
     if self.stem == "imagenet":
-      x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+      x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))  # pyright: ignore[reportArgumentType]
     for stage, count in enumerate(BLOCKS[self.depth]):
       for i in range(count):
         stride = 2 if stage > 0 and i == 0 else 1

@@ -58,7 +58,8 @@ def grow_log_det(rows: Float[Array, "n d"], batches: int, *, ridge: Scalar = 1e-
   directed = gains > 0
 
   def update(state, picks, _):
-    return jax.vmap(log_det.shrink, (0, 0, None, 0))(*state, rows, rows[picks])
+    gains, inverse = state
+    return jax.vmap(log_det.shrink, (0, 0, None, 0))(gains, inverse, rows, rows[picks])
 
   return _grow(rows, batches, start, lambda state: jnp.where(directed, -state[0], jnp.inf), update)
 

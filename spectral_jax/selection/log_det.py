@@ -57,7 +57,7 @@ def log_det_batch(key: PRNGKeyArray, embeddings: Float[ArrayLike, "m d"], batch_
 def _log_det(key, bank, ridge, batch_size):
   rows = _checks.directions(bank)
   return _walk.among_all(key, rows, batch_size, initial_gains(rows, ridge), lambda state: -state[0],
-                         lambda state, _, best: shrink(*state, rows, rows[best]))
+                         lambda state, _, best: shrink(state[0], state[1], rows, rows[best]))
 
 
 def initial_gains(rows: Float[Array, "n d"], ridge: Scalar) -> tuple[Float[Array, " n"], Float[Array, "d d"]]:

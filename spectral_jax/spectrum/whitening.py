@@ -113,7 +113,7 @@ def _inverse_root_jvp(primals, tangents):
   return root, product(vectors, inner, vectors.T)
 
 
-def newton_schulz(a: Float[Array, "d d"], shrinkage: Scalar) -> Float[Array, "d d"]:
+def newton_schulz(a: Float[Array, "d d"], shrinkage: float) -> Float[Array, "d d"]:
   """`A^(-1/2)` by the coupled Newton-Schulz iteration: `T = (3 I - Z Y)/2, Y <- Y T, Z <- T Z`, matrix products only.
 
   Args:

@@ -63,7 +63,7 @@ def _measure(run, state, batches, method):
     total += delta @ (g - mean)
     losses.append(float(loss))
     rho.append(float(rho_squared))
-  variance, squared_mean = total / (batches - 1), mean @ mean
+  variance, squared_mean = total / (batches - 1), mean @ mean  # pyright: ignore[reportOperatorIssue]
   return {
       "variance": float(variance), "normalized": float(variance / squared_mean), "squared_mean": float(squared_mean),
       "loss": float(np.mean(losses)), "rho_squared": float(np.mean(rho))}

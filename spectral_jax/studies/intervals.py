@@ -22,11 +22,11 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
   >>> print(f"{mean:.3f} {half:.3f}")
   2.000 2.484
   """
-  values = np.asarray(values, float)
-  n = len(values)
+  x = np.asarray(values, float)
+  n = len(x)
   if n < 2:
-    return (float(values.mean()) if n else math.nan), math.nan
-  return float(values.mean()), float(stdtrit(n - 1, 0.975) * values.std(ddof=1) / math.sqrt(n))
+    return (float(x.mean()) if n else math.nan), math.nan
+  return float(x.mean()), float(stdtrit(n - 1, 0.975) * x.std(ddof=1) / math.sqrt(n))
 
 
 def first_reaching(curve: Sequence[Mapping[str, Any]], name: str, target: float) -> Mapping[str, Any] | None:
@@ -34,7 +34,7 @@ def first_reaching(curve: Sequence[Mapping[str, Any]], name: str, target: float)
   return next((point for point in curve if point[name] >= target), None)
 
 
-def summarize(results: Mapping[str, Any], targets: Mapping[str, float]) -> Any:
+def summarize(results: Sequence[Mapping[str, Any]], targets: Mapping[str, float]) -> Any:
   """One row a rule: final scores, differences from `random` seed by seed, and what the targets took.
 
   Args:

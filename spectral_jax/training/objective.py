@@ -66,7 +66,7 @@ def make_objective(config, mesh=None, batch_size=0, num_classes=1):
   names = _parameters(function)
   keywords = _check_keywords(config, [name for name in names if name not in RESERVED])
   devices = 1 if mesh is None else mesh.shape["data"]
-  if devices > 1 and batch_size >= devices * RING_IMAGES:
+  if mesh is not None and devices > 1 and batch_size >= devices * RING_IMAGES:
     function = losses.sharded(function, mesh, axis="data")
 
   def loss(params, memory, embeddings, batch, temperature):

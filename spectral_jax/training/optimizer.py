@@ -16,10 +16,9 @@ if TYPE_CHECKING:
   from collections.abc import Callable
   from typing import Any
 
-  from jaxtyping import Array, PyTree
-  from ml_collections import ConfigDict
+  from jaxtyping import PyTree
 
-  from spectral_jax._types import Scalar
+  from spectral_jax._types import Config
 
 OPTIMIZERS = ("sgd", "lars", "adamw")
 RULES = ("linear", "sqrt", "none")
@@ -42,7 +41,7 @@ def scaled_learning_rate(learning_rate: float, batch_size: int, *, rule: str = "
   return learning_rate * {"linear": ratio, "sqrt": ratio**0.5, "none": 1.0}[rule]
 
 
-def warmup_cosine(peak: Scalar, warmup_steps: Scalar, total_steps: Scalar) -> Callable[[Array], Array]:
+def warmup_cosine(peak: Any, warmup_steps: Any, total_steps: Any) -> Callable[[Any], Any]:
   """Linear warm-up to `peak` over `warmup_steps`, then half a cosine (arXiv 1608.03983) to zero at `total_steps`.
 
   Step t < w has the rate `peak * (t + 1) / w`, so that the first step already moves; later steps have
@@ -68,11 +67,11 @@ def decayed(params: PyTree) -> PyTree:
   return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
-def make_optimizer(config: ConfigDict) -> Callable[..., Any]:
+def make_optimizer(config: Config) -> Callable[..., Any]:
   """The optimizer that `config.optimizer` describes, as a function of the numbers that runs may differ in.
 
   Args:
-    config: ConfigDict with `name` ("sgd": momentum; "lars": You et al. 2017, arXiv 1708.03888; "adamw"),
+    config: Config with `name` ("sgd": momentum; "lars": You et al. 2017, arXiv 1708.03888; "adamw"),
       `weight_decay`, and `momentum` (AdamW's first decay rate when name is "adamw").
 
   Returns:
@@ -109,7 +108,7 @@ def make_optimizer(config: ConfigDict) -> Callable[..., Any]:
   return make_tx
 
 
-def peak_learning_rate(config: ConfigDict, batch_size: int) -> float:
+def peak_learning_rate(config: Config, batch_size: int) -> float:
   """The rate at the end of the warm-up: `config.learning_rate`, per 256 images, scaled as the config says.
 
   Raises:
@@ -121,7 +120,7 @@ def peak_learning_rate(config: ConfigDict, batch_size: int) -> float:
   return scaled_learning_rate(config.learning_rate, batch_size, rule=rule)
 
 
-def warmup_length(config: ConfigDict, total_steps: int, steps_per_epoch: int) -> int:
+def warmup_length(config: Config, total_steps: int, steps_per_epoch: int) -> int:
   """Steps of the warm-up: `warmup_steps` where that is given, else `warmup_epochs`.
 
   Raises:

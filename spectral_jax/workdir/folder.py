@@ -142,7 +142,7 @@ def disk_errors(folder):
     yield
   except Exception as error:  # of whatever type a library makes of it; all but a full disk go on as they are
     known = isinstance(error, OSError) and error.errno in _FULL
-    reasons = [error.strerror] if known else [os.strerror(n) for n in _FULL if os.strerror(n) in str(error)]
+    reasons = [error.strerror] if known else [os.strerror(n) for n in _FULL if os.strerror(n) in str(error)]  # pyright: ignore[reportAttributeAccessIssue]
     if not reasons:
       raise
     raise RunError(

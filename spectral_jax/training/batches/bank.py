@@ -22,8 +22,8 @@ if TYPE_CHECKING:
   from typing import Any
 
   from jax.sharding import Mesh
-  from ml_collections import ConfigDict
 
+  from spectral_jax._types import Config
   from spectral_jax.data.dataset import Dataset
 
 
@@ -33,7 +33,7 @@ class Bank(NamedTuple):
   rows: Callable         # bank -> its rows of real images, whole, on one device of this process
 
 
-def make_bank(config: ConfigDict, program: Any, dataset: Dataset, mesh: Mesh, batch_size: int) -> Bank:
+def make_bank(config: Config, program: Any, dataset: Dataset, mesh: Mesh, batch_size: int) -> Bank:
   """Returns the `Bank` that `config.bank` describes."""
   sharding, shards, size = over_data(mesh), mesh.shape["data"], dataset.train.size
   count = -(-size // shards) * shards

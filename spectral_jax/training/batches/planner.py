@@ -109,11 +109,11 @@ class Planner:
 
   def _result(self):
     while jax.process_count() == 1:  # several processes wait: to stop, all would have to look equally often
-      if concurrent.futures.wait([self._coming], PATIENCE).done:
+      if concurrent.futures.wait([self._coming], PATIENCE).done:  # pyright: ignore[reportArgumentType]
         break
       preemption.check()
     try:
-      return self._coming.result()
+      return self._coming.result()  # pyright: ignore[reportOptionalMemberAccess]
     except ValueError:
       self._log.flush()  # embeddings that are not finite come of a loss that is not, which says more
       raise
