@@ -171,7 +171,7 @@ MUTANTS = [
     (B + "batch.py", "residual = others - jnp.diag(q)", "residual = others + jnp.diag(q)", BATCH),
     (B + "batch.py", "jnp.sum((roots * singular[::-1]) ** 2)", "jnp.sum((roots * singular) ** 2)", BATCH),
     (B + "optima.py", "2 * jnp.log(n - 1.0) - (n + 1) / ((n - 1) * tau)",
-     "2 * jnp.log(n - 1.0) - (n + 2) / ((n - 1) * temperature)", OPTIMA),
+     "2 * jnp.log(n - 1.0) - (n + 2) / ((n - 1) * tau)", OPTIMA),
     (B + "optima.py", "return jnp.log(2 * (n - 1.0)) - q", "return jnp.log(n - 1.0) - q", OPTIMA),
     (B + "optima.py", "if not 2 <= n <= d + 1:", "if not 2 <= n <= d + 2:", OPTIMA),
 
