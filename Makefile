@@ -53,4 +53,4 @@ $(VENV)/.bench: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build docs/_build docs/notebooks *.egg-info
+	rm -rf $(VENV) build docs/_build docs/notebooks docs/_readme.md docs/contributing.md docs/changelog.md *.egg-info

@@ -4,6 +4,7 @@ Nothing is fetched when a page is looked at: equations become MathML, which brow
 """
 
 import pathlib
+import re
 import sys
 
 from docutils import nodes
@@ -14,16 +15,23 @@ sys.path.insert(0, str(ROOT))
 
 import spectral_jax  # noqa: E402
 
-# Sphinx takes pages from one folder alone. What a notebook finds in ../docs lies one folder up here.
-(ROOT / "docs" / "notebooks").mkdir(exist_ok=True)
+HERE = ROOT / "docs"
+
+# Sphinx takes pages from one folder alone. What a notebook finds in ../docs lies one folder up here, what the README
+# finds in docs/ lies beside it, and the site does not hold the tests.
+(HERE / "notebooks").mkdir(exist_ok=True)
 for path in (ROOT / "notebooks").glob("*.ipynb"):
-  (ROOT / "docs" / "notebooks" / path.name).write_text(path.read_text().replace("](../docs/", "](../"))
+  (HERE / "notebooks" / path.name).write_text(path.read_text().replace("](../docs/", "](../"))
+for source, page in (("README.md", "_readme.md"), ("CONTRIBUTING.md", "contributing.md"), ("CHANGELOG.md", "changelog.md")):
+  text = (ROOT / source).read_text().replace("](docs/", "](")
+  text = re.sub(r"\]\((CONTRIBUTING|CHANGELOG)\.md\)", lambda match: f"]({match.group(1).lower()}.md)", text)
+  (HERE / page).write_text(re.sub(r"\[([^]]*)\]\((tests/[^)]*|CITATION\.cff)\)", r"\1", text))
 
 project = "spectral_jax"
 author = "the authors of spectral_jax"
 version = release = spectral_jax.__version__
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "myst_nb"]
-exclude_patterns = ["_build", "**.ipynb_checkpoints"]
+exclude_patterns = ["_build", "_readme.md", "**.ipynb_checkpoints"]
 default_role = "code"  # docstrings write code and equations between single backticks
 
 nb_execution_mode = "off"  # the tests run the notebooks; their outputs are kept in the files
