@@ -22,7 +22,8 @@ HERE = ROOT / "docs"
 (HERE / "notebooks").mkdir(exist_ok=True)
 for path in (ROOT / "notebooks").glob("*.ipynb"):
   (HERE / "notebooks" / path.name).write_text(path.read_text().replace("](../docs/", "](../"))
-for source, page in (("README.md", "_readme.md"), ("CONTRIBUTING.md", "contributing.md"), ("CHANGELOG.md", "changelog.md")):
+PAGES = {"README.md": "_readme.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+for source, page in PAGES.items():
   text = (ROOT / source).read_text().replace("](docs/", "](")
   text = re.sub(r"\]\((CONTRIBUTING|CHANGELOG)\.md\)", lambda match: f"]({match.group(1).lower()}.md)", text)
   (HERE / page).write_text(re.sub(r"\[([^]]*)\]\((tests/[^)]*|CITATION\.cff)\)", r"\1", text))
