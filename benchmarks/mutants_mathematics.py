@@ -177,7 +177,7 @@ MUTANTS = [
 
     # Spectra.
     (S + "ranks.py", "dz = dz - jnp.mean(dz, axis=0, keepdims=True) if center else dz", "dz = dz", SPECTRUM,
-     "the centered rows are orthogonal to constants, which is what centring would take away"),
+     "the centered rows are orthogonal to constants, which is what centering would take away"),
     (S + "ranks.py", "* (2 / z.shape[0]) * factor", "* (2 / z.shape[0])", SPECTRUM),
     (S + "ranks.py", "jnp.where(values >= jnp.finfo(z.dtype).max, 0.0, slopes)", "slopes", SPECTRUM),
     (S + "ranks.py", "jnp.where(jnp.isfinite(largest), jnp.ldexp(jnp.ones((), z.dtype), -exponent), jnp.nan)",

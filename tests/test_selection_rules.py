@@ -205,7 +205,7 @@ def test_b3_leaves_out_the_nearest():
   assert together(skip=1, neighbors=8) < 0.2
 
 
-def test_kmeans_ends_where_no_row_is_nearer_to_another_centre():
+def test_kmeans_ends_where_no_row_is_nearer_to_another_center():
   rows, labels = planted(7, 20, noise=0.3)
   rows = jnp.asarray(unit(np.asarray(rows)))
   got, centers = jax.jit(cluster.kmeans, static_argnums=2)(KEY, rows, 7)

@@ -32,7 +32,7 @@ def slow_rank(z, kind, center):
 def test_ranks_against_numpy(shape):
   z = np.random.default_rng(0).normal(size=shape) * np.linspace(0.1, 3, shape[1]) + 1
   for center in (False, True):
-    # Centring takes a dimension away when n <= d; RankMe sees that singular value's rounding.
+    # Centering takes a dimension away when n <= d; RankMe sees that singular value's rounding.
     for kind in KINDS:
       got = spectrum.effective_rank(jnp.asarray(z, jnp.float32), kind=kind, center=center)
       np.testing.assert_allclose(got, slow_rank(z, kind, center), rtol=1e-4)

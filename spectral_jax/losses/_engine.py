@@ -12,7 +12,7 @@ Three forms of one computation:
   into its slopes `D_ij` and adds `D y` and `D^T x`. With N rows this is 4 N^2 d operations for value and gradient,
   where autodiff of `z z^T` takes 6 N^2 d, and keeps three N x N arrays;
 - ring: inside `shard_map`, blocks of rows travel around the mesh axis and meet each device's rows, tile by tile. What
-  a travelling block gathers (its rows' statistics, its gradient) travels with it; the next block is sent while the
+  a traveling block gathers (its rows' statistics, its gradient) travels with it; the next block is sent while the
   present one is worked on. `within` goes half-way round and sends what was gathered home.
 
 The last two know their tiles through `gather`, `push` and `scatter` of `_tiles.py` alone.

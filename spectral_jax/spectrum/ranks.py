@@ -143,7 +143,7 @@ def effective_rank(z: Float[ArrayLike, "n d"], *,
 
   Returns:
     A scalar of at least float32, between 1 and `min(n, d)` (`rankme` may exceed it by its 1e-7); 0 for a matrix of
-    zeros, as a constant matrix is after centring; NaN if `z` holds NaN or inf. It does not depend on the scale of `z`.
+    zeros, as a constant matrix is after centering; NaN if `z` holds NaN or inf. It does not depend on the scale of `z`.
 
   Raises:
     TypeError, ValueError: `z` is not a floating-point matrix, or `kind` is unknown.
