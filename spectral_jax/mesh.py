@@ -1,4 +1,4 @@
-"""The mesh that a run lives on, where each array of it lies, and the one door from a host to its devices.
+"""The mesh that a run lives on, where each array of it lies, and the one way from a host to its devices.
 
 Axes `("data", "model")`. One device is a 1 x 1 mesh, not a special path, and so is one process: every process holds the
 rows of its own devices. Axis types are Auto: the compiler propagates the shardings of the arguments, so models need no

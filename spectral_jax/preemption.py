@@ -81,6 +81,6 @@ def asked() -> bool:
 
 
 def check() -> None:
-  """Raises `Preempted` where `asked`: between parts of work that can be done again."""
+  """Raises `Preempted` if the run was asked to stop; called between parts of work that can be repeated."""
   if asked():
     raise Preempted

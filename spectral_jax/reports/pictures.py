@@ -132,7 +132,7 @@ def _image(axis, image, frame=None):
 
 
 def _save(figure, path):
-  """The picture appears whole or not at all, the same bytes from the same numbers."""
+  """The file appears complete or not at all; the same numbers give the same bytes."""
   part = path.with_name(path.name + ".part")
   figure.savefig(part, format="png", metadata={"Software": None})
   part.replace(path)

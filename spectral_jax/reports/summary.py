@@ -27,7 +27,7 @@ FILES = (("summary.json", "these figures"),
 
 
 def opening(run, folder):
-  """Says what will be done, on what, and where it goes."""
+  """Prints what will be trained, on which data and devices, and where the results go."""
   config, data, devices = run.config, run.dataset, run.mesh.devices.ravel()
   learners = jax.eval_shape(run.program.init, 0).learners
   parameters = sum(x.size for x in jax.tree.leaves(next(iter(learners.values())).params))

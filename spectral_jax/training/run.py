@@ -59,7 +59,7 @@ def open_run(config, mesh=None):
 
 
 def prepare(config, dataset, mesh):
-  """Builds a `Run` on data that are open; computes nothing but the copies of the training set to the devices."""
+  """Builds a `Run` on data that are open; all it does with them is to copy the training set to the devices."""
   check_batch(config, dataset, mesh)
   size, batch_size = dataset.train.size, config.batch_size
   check_selection(config, size)

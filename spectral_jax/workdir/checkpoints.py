@@ -172,7 +172,7 @@ def _arrays(tree):
 
 
 def damage(folder):
-  """Returns what proves that a checkpoint's files are not those that were written, or "" where nothing does."""
+  """Returns the proof that a checkpoint's files are not those that were written, or "" if there is none."""
   try:
     expected = json.loads((folder / CHECKSUMS).read_bytes())
   except FileNotFoundError:

@@ -17,7 +17,7 @@ SUMMARY = "summary.json"
 
 
 def is_lead():
-  """Whether this process writes what all leave: the first of them."""
+  """Whether this process writes the files of a run: only the first one does."""
   return jax.process_index() == 0
 
 

@@ -1,4 +1,4 @@
-"""TensorBoard events, written by whoever logs them: a full disk is an error there, and stops no thread in silence."""
+"""TensorBoard events, written by the thread that logs them, where a full disk is an error and is not overlooked."""
 
 import time
 

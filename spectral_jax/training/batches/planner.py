@@ -100,7 +100,7 @@ class Planner:
     return self._tables
 
   def tables_now(self):
-    """The same without waiting: a choice under way is left to whoever goes on, and comes out the same."""
+    """The same without waiting: a choice under way is not kept; the run that goes on makes it again, the same."""
     return self._tables
 
   def _begin(self, epoch, bank):
