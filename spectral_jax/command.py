@@ -37,7 +37,7 @@ def run(main, default="digits"):
   def body(rest):
     if len(rest) > 1:
       raise app.UsageError(f"unexpected arguments {rest[1:]}; config keys are set as --config.KEY=VALUE")
-    logging.set_verbosity(logging.ERROR)  # JAX and orbax narrate
+    logging.set_verbosity(logging.ERROR)  # JAX and orbax log every step of theirs
     keep_compiled()
     from spectral_jax.preemption import EXIT_CODE, Preempted
     try:

@@ -14,7 +14,7 @@ RESTART = flags.DEFINE_bool("restart", False,
 
 
 def main(config, name):
-  from spectral_jax.job import main_job  # after the flags: a wrong one is answered at once
+  from spectral_jax.job import main_job  # after the flags: a wrong one is reported at once
   main_job(config, command.WORKDIR.value or f"runs/{name}", restart=RESTART.value)
 
 

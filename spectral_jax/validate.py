@@ -211,7 +211,7 @@ def adversarial(anchors):
 def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments {argv[1:]}; flags are given as --anchors=N, and there is no config")
-  logging.set_verbosity(logging.WARNING)  # JAX narrates
+  logging.set_verbosity(logging.WARNING)  # JAX logs a lot
   workdir = pathlib.Path(command.WORKDIR.value or "runs/validate")
   workdir.mkdir(parents=True, exist_ok=True)
   rows, laws = study(SEED.value), law(SEED.value)

@@ -24,7 +24,7 @@ COLUMNS = (("variance", "raw"), ("normalized", "normalized"), ("variance_ratio",
 
 
 def main(config, name):
-  # After the flags: a wrong one is answered at once.
+  # After the flags: a wrong one is reported at once.
   from spectral_jax.studies.gradient_variance import gradient_variance
   from spectral_jax.training.run import open_run
 

@@ -67,7 +67,7 @@ def anchor_band(u: Float[ArrayLike, "n d"], v: Float[ArrayLike, "n d"], *, loss:
 
   def band(anchor):
     lower, upper, size = apriori_band(anchor, p, common)
-    return widened(lower, anchor_terms(anchor, common).value, upper, size)  # the value does use the weights
+    return widened(lower, anchor_terms(anchor, common).value, upper, size)  # the value alone uses the softmax
 
   return _anchors.map_anchors(band, p)
 

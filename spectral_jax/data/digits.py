@@ -16,7 +16,7 @@ if TYPE_CHECKING:
   from spectral_jax._types import Config
 
 NAMES = ("digits", "mnist5k")
-# Of the 5,000, which are 500 of each digit, 100 of each.
+# 100 of the 500 images of each digit.
 MNIST_HELD_OUT = 0.2
 
 

@@ -112,7 +112,7 @@ def empty(queries: int, rows: Float[Array, "n d"]) -> Any:
 @partial(jax.jit, static_argnames=("batch_size", "candidates", "queries"))
 def _submodular(key, bank, temperature, ceiling, *, batch_size, candidates, queries):
   if candidates is None:
-    # Rows that gain nothing are many and equal: in random order the first of them is any of them.
+    # Many rows gain nothing, and tie: in random order, so that the first of them is a random one.
     order_key, key = jax.random.split(key)
     order = jax.random.permutation(order_key, bank.shape[0]).astype(jnp.int32)
     rows = _checks.directions(bank)[order]

@@ -33,7 +33,7 @@ BLOCK = 2**22
 
 def open_checkpoints(folder, keep=1, *, read_only=False):
   """Returns an orbax manager that keeps the last `keep` checkpoints and the one of best kNN accuracy."""
-  logging.getLogger("absl").setLevel(logging.ERROR)  # orbax narrates every write
+  logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs every write
   root = (pathlib.Path(folder) / DIRECTORY).absolute()
   policy = checkpoint_managers.AnyPreservationPolicy([
       checkpoint_managers.LatestN(keep),

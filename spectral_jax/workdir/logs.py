@@ -73,7 +73,7 @@ class Log:
     self._stop()
 
   def interrupted(self):
-    """As `flush`, for a run that stops within an interval: returns the numbers for the checkpoint, the rest included."""
+    """As `flush`, for a run that stops within an interval: returns the numbers for the checkpoint."""
     self._write(self._before)
     self._before = []
     pending = _on_host(self._present)
