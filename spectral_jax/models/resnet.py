@@ -63,15 +63,21 @@ def _shortcut(x, features, stride, norm, dtype):
 
 
 class ResNet(nn.Module):
-  """`(b, h, w, c)` images to `(b, f)` float32 features, f = 512 * width (2048 * width for ResNet-50)."""
+  """`(b, h, w, c)` images to `(b, f)` float32 features, f = 512 * width (2048 * width for ResNet-50).
+
+  `remat` computes each block anew in the backward pass: its input alone is kept, for one more forward pass.
+  """
   depth: str = "resnet18"
   stem: str = "cifar"
   width: float = 1.0
   dtype: Any = jnp.float32
+  remat: bool = False
 
   @nn.compact
   def __call__(self, x, train):
     block = BottleneckBlock if self.depth == "resnet50" else BasicBlock
+    if self.remat:
+      block = nn.remat(block, static_argnums=(2,))  # `train`, counted from self
     base = round(64 * self.width)
     x = x.astype(self.dtype)
     if self.stem == "cifar":
