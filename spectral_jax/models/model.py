@@ -14,7 +14,7 @@ from spectral_jax.models.vit import SIZES, ViT, check_patches
 
 ENCODERS = ("convnet", *BLOCKS, *SIZES)
 # Channels of each encoder's first layer at width 1.
-NARROWEST = {"convnet": 32, **{name: 64 for name in BLOCKS}, **{name: channels for name, (channels, _) in SIZES.items()}}
+NARROWEST = {"convnet": 32, **dict.fromkeys(BLOCKS, 64), **{name: channels for name, (channels, _) in SIZES.items()}}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -82,13 +82,15 @@ def _check(config):
     raise ConfigError(f"config.model.width={config.width} leaves {config.encoder}'s first layer, {narrowest} channels at "
                       f"width 1, without any; use {1 / narrowest} or more")
   if config.encoder in SIZES:
-    channels, heads = SIZES[config.encoder]
-    if round(channels * config.width) % (4 * heads):
+    widest, heads = SIZES[config.encoder]
+    channels = round(widest * config.width)
+    if channels % (4 * heads):
       raise ConfigError(
-          f"config.model.width={config.width} gives {config.encoder} {round(channels * config.width)} channels; they must "
-          f"be a multiple of {4 * heads}, 4 for each of its {heads} heads: use a multiple of {4 * heads / channels}")
+          f"config.model.width={config.width} gives {config.encoder} {channels} channels; they must be a multiple of "
+          f"{4 * heads}, 4 for each of its {heads} heads: use a multiple of {4 * heads / widest}")
   if config.remat and config.encoder == "convnet":
-    raise ConfigError("config.model.remat is for ResNets and ViTs; the convnet has no blocks to compute anew: set it to False")
+    raise ConfigError("config.model.remat is for ResNets and ViTs, got encoder='convnet', which has no blocks to compute "
+                      "anew; set it to False")
   if config.projector_dim < 1 or config.projector_hidden < 0:
     raise ConfigError(f"config.model.projector_dim must be positive and projector_hidden 0 or more, got "
                       f"{config.projector_dim} and {config.projector_hidden}")

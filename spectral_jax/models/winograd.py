@@ -58,8 +58,9 @@ def convolve(x, w):
     # Else the compiler may fold the products' sums into the copy below and make each of them anew.
     products = lax.optimization_barrier(products)
     (y00, y01), (y10, y11) = _transform(_AT, lambda i, j: products[i][j])
-    rows = [jnp.stack(pair, axis=3).reshape(len(x), x.shape[1] // 2, x.shape[2], -1) for pair in ((y00, y01), (y10, y11))]
-    return jnp.stack(rows, axis=2).reshape(*x.shape[:3], -1).astype(x.dtype)
+    images, height, width = x.shape[:3]
+    rows = [jnp.stack(pair, axis=3).reshape(images, height // 2, width, -1) for pair in ((y00, y01), (y10, y11))]
+    return jnp.stack(rows, axis=2).reshape(images, height, width, -1).astype(x.dtype)
 
   return groups.map_images(of_group, _group(x), x)
 
