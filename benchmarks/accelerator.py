@@ -210,7 +210,7 @@ def config_of(sizes, encoder, stem, side, batch, **changes):
   config = load_config("cifar10")
   config.update_from_flattened_dict({
       "data.image_size": side, "batch_size": batch, "model.encoder": encoder, "model.stem": stem,
-      "model.dtype": sizes["dtype"], "diagnostics_every": 0, **changes})
+      "model.dtype": sizes["dtype"], "diagnostics_every": 0, "eval.shots": 1, **changes})
   return config
 
 
