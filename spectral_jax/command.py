@@ -19,8 +19,8 @@ CACHE = "~/.cache/spectral_jax/compiled"
 def run(main, default="digits"):
   """Parses the flags and calls `main(config, name)`, with the resolved config and the config file's bare name.
 
-  What the project raises on purpose ends the process with its message, without a traceback; a run that was asked to stop
-  ends with `preemption.EXIT_CODE`.
+  What the project raises on purpose ends the process with its message, without a traceback; a run that was asked to
+  stop ends with `preemption.EXIT_CODE`.
   """
   try:
     argv, path = resolved(sys.argv, default)
@@ -29,14 +29,15 @@ def run(main, default="digits"):
       raise ConfigError("--workdir= is empty; name a folder, or leave the flag out for one in runs/")
   except ConfigError as error:
     sys.exit(f"Error: {error}")
-  holder = config_flags.DEFINE_config_file("config", path, "The config file of the run: a name or a path.", sys_argv=argv)
+  holder = config_flags.DEFINE_config_file(
+      "config", path, "The config file of the run: a name or a path.", sys_argv=argv)
   for name in ("config", "workdir"):  # so that --help of the command shows them beside its own
     flags.FLAGS.register_key_flag_for_module(argv[0], flags.FLAGS[name])
 
   def body(rest):
     if len(rest) > 1:
       raise app.UsageError(f"unexpected arguments {rest[1:]}; config keys are set as --config.KEY=VALUE")
-    logging.set_verbosity(logging.ERROR)  # JAX and orbax narrate
+    logging.set_verbosity(logging.ERROR)  # JAX and orbax log every step of theirs
     keep_compiled()
     from spectral_jax.preemption import EXIT_CODE, Preempted
     try:

@@ -3,10 +3,20 @@
 Empty strings, zeros and None mean "choose for me", as the comment beside each says.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from ml_collections import config_dict
 
+if TYPE_CHECKING:
+  from typing import Any
 
-def get_defaults():
+  from spectral_jax._types import Config
+
+
+
+def get_defaults() -> Config:
   """Returns the complete, locked config that every file in this folder starts from."""
   config = config_dict.ConfigDict()
   config.seed = 0
@@ -63,14 +73,15 @@ def get_defaults():
   return config.lock()
 
 
-def learner(name, *, temperature=None, **kwargs):
+def learner(name: str, *, temperature: float | None = None, **kwargs: Any) -> Config:
   """A loss section for `config.learners`; without a temperature it takes that of `config.loss`."""
-  section = config_dict.create(name=name, temperature=config_dict.placeholder(float), kwargs=config_dict.create(**kwargs))
+  section = config_dict.create(name=name, temperature=config_dict.placeholder(float),
+                               kwargs=config_dict.create(**kwargs))
   section.temperature = temperature
   return section
 
 
-def learners(**sections):
+def learners(**sections: Config) -> Config:
   """The section `config.learners` of named loss sections."""
   return config_dict.create(**sections)
 

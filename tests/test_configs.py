@@ -13,10 +13,10 @@ from spectral_jax import config as config_files
 from spectral_jax._errors import ConfigError
 from spectral_jax.config import load_config
 from spectral_jax.data import open_dataset
-from spectral_jax.training.batches.tables import epoch_indices
-from spectral_jax.training.checks import check_batch, check_config
 from spectral_jax.defaults import learner, learners
 from spectral_jax.mesh import make_mesh
+from spectral_jax.training.batches.tables import epoch_indices
+from spectral_jax.training.checks import check_batch, check_config
 from spectral_jax.training.run import prepare
 from spectral_jax.workdir.folder import claim
 
@@ -140,7 +140,7 @@ def test_configs_are_found_from_any_folder(tmp_path, monkeypatch):
     ("batch_size", 1, "batch_size must be at least 2"),
     ("eval.probe_c", -1.0, "config.eval.probe_c"),
     ("data.image_size", 1, "config.data.image_size"),
-    ("sharding", (("(", "fsdp"),), "no regular expression"),
+    ("sharding", (("(", "fsdp"),), "not a regular expression"),
     ("main_learner", "cl", "main_learner")])
 def test_wrong_values(key, value, message):
   config = load_config("digits")

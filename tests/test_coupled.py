@@ -101,7 +101,7 @@ def test_killed_and_resumed_is_uninterrupted(digits, one, tmp_path):
 
 
 def test_a_coupled_job_reports_every_learner(tmp_path):
-  config = config_of({"cl": learner("dcl"), "ce": learner("cross_entropy")}, **{"steps": 8, "main_learner": "cl"})
+  config = config_of({"cl": learner("dcl"), "ce": learner("cross_entropy")}, steps=8, main_learner="cl")
   summary = job.main_job(config, tmp_path)
   assert set(summary["learners"]) == {"cl", "ce"}
   assert summary["knn_accuracy"] == summary["learners"]["cl"]["knn_accuracy"]

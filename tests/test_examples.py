@@ -10,7 +10,7 @@ import spectral_jax
 
 # Each defines the flags of a command, of which one process can have only one set.
 COMMANDS = ("spectral_jax.main", "spectral_jax.compare", "spectral_jax.validate", "spectral_jax.variance")
-NAMES = sorted(set(m.name for m in pkgutil.walk_packages(spectral_jax.__path__, "spectral_jax.")) - set(COMMANDS))
+NAMES = sorted({m.name for m in pkgutil.walk_packages(spectral_jax.__path__, "spectral_jax.")} - set(COMMANDS))
 
 
 @pytest.mark.parametrize("name", NAMES)

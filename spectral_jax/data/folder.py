@@ -1,8 +1,11 @@
 """A folder of class folders: `train/CLASS/*` and `test/CLASS/*` (or `val`), or `CLASS/*`, a part held out."""
 
+from __future__ import annotations
+
 import concurrent.futures
 import os
 import pathlib
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,13 +16,16 @@ from spectral_jax.data.dataset import Dataset, Encoded, Split, fits_in_memory, s
 from spectral_jax.data.decode import Undecodable, decode_all, measure, reading
 from spectral_jax.progress import bar
 
+if TYPE_CHECKING:
+  from spectral_jax._types import Config
+
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 TEST_NAMES = ("test", "val", "validation")
 # Files that are looked at in one go.
 PORTION = 256
 
 
-def open_folder(data):
+def open_folder(data: Config) -> Dataset:
   """The data set in the folder `data.data_dir`; classes are its folders' names in alphabetical order."""
   root = _existing(data.data_dir)
   skip = data.on_undecodable == "skip"
@@ -37,7 +43,7 @@ def open_folder(data):
     if not len(test[0]):
       raise ConfigError(f"{test_root} has no images of the classes in {train_root}; add them or remove {test_root}")
   count = len(train[0]) + len(test[0])
-  resident = data.path == "resident" or data.path == "auto" and fits_in_memory(count, data.image_size)
+  resident = data.path == "resident" or (data.path == "auto" and fits_in_memory(count, data.image_size))
   build = _resident if resident else _streamed
   train, test = same_depth(*[build(*part, data) for part in (train, test)])
   check_counts(train.labels, names, train_root)

@@ -132,7 +132,7 @@ def _image(axis, image, frame=None):
 
 
 def _save(figure, path):
-  """The picture appears whole or not at all, the same bytes from the same numbers."""
+  """The file appears complete or not at all; the same numbers give the same bytes."""
   part = path.with_name(path.name + ".part")
   figure.savefig(part, format="png", metadata={"Software": None})
   part.replace(path)
@@ -140,4 +140,4 @@ def _save(figure, path):
 
 def style():
   """The house's look, for the pictures drawn within it."""
-  return matplotlib.rc_context(STYLE)
+  return matplotlib.rc_context(STYLE)  # pyright: ignore[reportArgumentType]

@@ -27,7 +27,7 @@ FILES = (("summary.json", "these figures"),
 
 
 def opening(run, folder):
-  """Says what will be done, on what, and where it goes."""
+  """Prints what will be trained, on which data and devices, and where the results go."""
   config, data, devices = run.config, run.dataset, run.mesh.devices.ravel()
   learners = jax.eval_shape(run.program.init, 0).learners
   parameters = sum(x.size for x in jax.tree.leaves(next(iter(learners.values())).params))
@@ -49,7 +49,7 @@ def finished_before(run, folder):
   """Repeats the closing table of a run that needs nothing more."""
   summary = read_json(folder / SUMMARY)
   print_table(summary, run.config.eval.shots, folder)
-  print("This run had finished before. Give another --workdir to train anew.")
+  print("This run was finished before. Give another --workdir to train again.")
   return summary
 
 
@@ -146,10 +146,11 @@ def print_table(summary, shots, folder):
     print(f"{title:24}" + "".join(f"{scores[one.key]:13.4f}" for scores in columns.values()))
   compiling = ", compilation included" if summary["images_per_second_with_compilation"] else ""
   best = "" if summary["best_step"] is None else \
-      f"\nBest in-training kNN {summary['best_knn_accuracy']:.4f} at step {summary['best_step']:,}, whose checkpoint is kept."
+      f"\nBest in-training kNN {summary['best_knn_accuracy']:.4f} at step {summary['best_step']:,}; it is kept."
   print(
       f"\n{summary['train_seconds']:.0f} s of training, {summary['images_per_second']:,.0f} images/s{compiling}, "
-      f"final loss {summary['final_loss']:.4f}, effective rank of the test embedding {summary['effective_rank']:.1f}{best}"
+      f"final loss {summary['final_loss']:.4f}, "
+      f"effective rank of the test embedding {summary['effective_rank']:.1f}{best}"
       f"\n\n{folder}")
   for name, meaning in FILES:
     if (folder / name).exists():

@@ -2,8 +2,8 @@
 
 Cases of one shape share what is compiled, and none pays for compiling; those of one seed share the initialization and,
 image by image and step by step, the augmentations. The clock counts steps, bank refreshes and selection; evaluation is
-left out. A case that is there already is not run again, one that was stopped goes on, and one that fails is reported and
-costs the others nothing.
+left out. A case that is there already is not run again, one that was stopped goes on, and one that fails is reported
+and costs the others nothing.
 """
 
 import shutil
@@ -39,8 +39,9 @@ def run_cases(cases, folder, *, evaluate=None, mesh=None):
     mesh: by default all devices.
 
   Returns:
-    `(results, failures)`: `{name: result}`, a result having "curve" (a list of points with "step", "examples", "seconds"
-    and the scores), "refresh_seconds", "selection_seconds" and the batches' mean ranks; and `{name: message}`.
+    `(results, failures)`: `{name: result}`, a result having "curve" (a list of points with "step", "examples",
+    "seconds" and the scores), "refresh_seconds", "selection_seconds" and the batches' mean ranks; and
+    `{name: message}`.
 
   Raises:
     ConfigError: a case has a config that no run could use; nothing has been run then.

@@ -14,7 +14,7 @@ from spectral_jax.studies.intervals import interval
 def save_comparison(path, results, targets):
   """Draws the mean curve of each rule against its mean training time; the targets are dotted."""
   rules = list(dict.fromkeys(result["rule"] for result in results))
-  colors = dict(zip(rules, itertools.cycle(matplotlib.colormaps["tab10"].colors)))
+  colors = dict(zip(rules, itertools.cycle(matplotlib.colormaps["tab10"].colors)))  # pyright: ignore[reportAttributeAccessIssue]
   with style():
     figure = Figure(figsize=(13, 4.0), layout="constrained")
     axes = figure.subplots(1, len(SCORES))

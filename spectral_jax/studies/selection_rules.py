@@ -35,8 +35,8 @@ def with_rule(config, name, seed):
   'balanced'
   """
   if name not in rule_names():
-    raise ConfigError(f"--rules: {name!r} is not known.{nearest(name, rule_names())} Known are {', '.join(RULES)}, each "
-                      f"but random, {', '.join(SPLITS)} also with an ending _{', _'.join(COVERAGES)}.")
+    raise ConfigError(f"--rules: {name!r} is not known.{nearest(name, rule_names())} Known are {', '.join(RULES)}, "
+                      f"each but random, {', '.join(SPLITS)} also with an ending _{', _'.join(COVERAGES)}.")
   rule, coverage = name, "independent"
   for ending in COVERAGES:
     if name.endswith(f"_{ending}"):

@@ -50,7 +50,8 @@ def check_config(config):
     warmup_length(config.optimizer, config.steps, 0)
   for name, section in learner_sections(config).items():
     if "/" in name:
-      raise ConfigError(f"config.learners has {name!r}; a name must not hold '/', which parts it from its metrics")
+      raise ConfigError(f"config.learners has {name!r}; a name must not contain '/', which separates it from "
+                        "the names of metrics")
     check_objective(section)
   check_name("main_learner", main_name(config), tuple(learner_sections(config)))
   make_whitening(config.whitening)
@@ -74,8 +75,8 @@ def check_batch(config, dataset, mesh):
         f"{shards} devices holds; use a divisor of {batch // shards}")
   if config.microbatches > 1 and batch // config.microbatches < 2:
     raise ConfigError(
-        f"config.microbatches={config.microbatches} cuts a batch of {batch} into single examples, of which batch "
-        "normalization can make nothing; use fewer")
+        f"config.microbatches={config.microbatches} cuts a batch of {batch} into single examples, which batch "
+        "normalization cannot normalize; use fewer")
   largest = int(np.bincount(dataset.train.labels).max())
   if config.eval.shots > largest:
     raise ConfigError(f"config.eval.shots={config.eval.shots} is more than any class has, {largest} training images")

@@ -76,7 +76,7 @@ def steps(run, state, planner, log, manager, evaluate):
         if preemption.asked():
           raise preemption.Preempted
         observed = config.diagnostics_every and step % config.diagnostics_every == 0
-        with jax.transfer_guard("disallow"):  # a hidden copy in every step would cost more than it shows
+        with jax.transfer_guard("disallow"):  # a hidden copy in every step would cost time unnoticed
           state, metrics = run.step(state, batch, observed)
         step += 1
         log.add(step, metrics)

@@ -3,7 +3,8 @@
 import inspect
 import math
 import re
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +17,8 @@ from spectral_jax._names import check_name, nearest
 # Keywords that the step itself supplies, or that shape the output rather than the objective.
 RESERVED = ("u", "v", "labels", "where", "reduction", "temperature", "axis_name")
 
-# Images of a device from which the ring is faster than the compiler's own partition of the dense form, measured on CPU by
-# benchmarks/losses.py: fewer do not pay for the hops.
+# Images of a device from which the ring is faster than the compiler's own partition of the dense form, measured on CPU
+# by benchmarks/losses.py: fewer do not pay for the hops.
 RING_IMAGES = 128
 
 CROSS_ENTROPY = "cross_entropy"
@@ -51,8 +52,8 @@ def objective_names():
 def make_objective(config, mesh=None, batch_size=0, num_classes=1):
   """Returns the `Objective` of `config.loss`, or of one learner's section.
 
-  On a mesh of several devices that hold `RING_IMAGES` or more each, batches go round the ring of `losses.sharded`; smaller
-  ones are left to the compiler, which then gathers one view and computes the dense form. The value is the same.
+  On a mesh of several devices that hold `RING_IMAGES` or more each, batches go round the ring of `losses.sharded`;
+  smaller ones are left to the compiler, which then gathers one view and computes the dense form. The value is the same.
 
   Raises:
     ConfigError: an unknown loss or keyword, naming the nearest right one; a temperature that no run could use.
@@ -65,7 +66,7 @@ def make_objective(config, mesh=None, batch_size=0, num_classes=1):
   names = _parameters(function)
   keywords = _check_keywords(config, [name for name in names if name not in RESERVED])
   devices = 1 if mesh is None else mesh.shape["data"]
-  if devices > 1 and batch_size >= devices * RING_IMAGES:
+  if mesh is not None and devices > 1 and batch_size >= devices * RING_IMAGES:
     function = losses.sharded(function, mesh, axis="data")
 
   def loss(params, memory, embeddings, batch, temperature):
@@ -100,7 +101,8 @@ def _check_keywords(config, allowed):
   for key in keywords:
     if key not in allowed:
       takes = f"It takes {', '.join(map(repr, allowed))}." if allowed else "It takes none."
-      raise ConfigError(f"config.loss.kwargs has {key!r}, which {config.name} does not take.{nearest(key, allowed)} {takes}")
+      raise ConfigError(f"config.loss.kwargs has {key!r}, which {config.name} does not take.{nearest(key, allowed)} "
+                        f"{takes}")
   if config.temperature is not None:
     if config.name == CROSS_ENTROPY or "temperature" not in _parameters(getattr(losses, config.name)):
       raise ConfigError(f"{config.name} has no temperature; leave config.loss.temperature unset")

@@ -1,7 +1,8 @@
 """From a config to a run: everything is checked first, then opened and built once, each part from its own section."""
 
 import functools
-from typing import Any, Callable, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +51,7 @@ class Run(NamedTuple):
 
 
 def open_run(config, mesh=None):
-  """Returns the `Run` that `config` describes; what the config alone shows to be wrong is answered before data are read."""
+  """Returns the `Run` that `config` describes; what the config alone shows to be wrong is said before data are read."""
   check_config(config)
   mesh = mesh or make_mesh(config.model_parallel)
   dataset = open_dataset(config.data)
@@ -58,7 +59,7 @@ def open_run(config, mesh=None):
 
 
 def prepare(config, dataset, mesh):
-  """Builds a `Run` on data that are open; computes nothing but the copies of the training set to the devices."""
+  """Builds a `Run` on data that are open; all it does with them is to copy the training set to the devices."""
   check_batch(config, dataset, mesh)
   size, batch_size = dataset.train.size, config.batch_size
   check_selection(config, size)

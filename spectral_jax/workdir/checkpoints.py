@@ -1,8 +1,9 @@
 """Checkpoints: a tree of arrays and a few plain numbers together, written while training goes on.
 
 A checkpoint appears by a rename, so a killed process leaves a whole one or none. It holds the checksums of its files.
-One that cannot be read is set aside only where these prove damage, or where the arrays that came back are not those that
-were written; any other failure (memory, a network file system's hiccup, another model) stops the run and touches nothing.
+One that cannot be read is set aside only where these prove damage, or where the arrays that came back are not those
+that were written; any other failure (memory, a network file system's hiccup, another model) stops the run and touches
+nothing.
 """
 
 import errno
@@ -32,7 +33,7 @@ BLOCK = 2**22
 
 def open_checkpoints(folder, keep=1, *, read_only=False):
   """Returns an orbax manager that keeps the last `keep` checkpoints and the one of best kNN accuracy."""
-  logging.getLogger("absl").setLevel(logging.ERROR)  # orbax narrates every write
+  logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs every write
   root = (pathlib.Path(folder) / DIRECTORY).absolute()
   policy = checkpoint_managers.AnyPreservationPolicy([
       checkpoint_managers.LatestN(keep),
@@ -86,7 +87,8 @@ def _check_room(folder, needed):
   """Orbax finds a full disk in its threads, and reports it with a page from each."""
   free = shutil.disk_usage(folder).free
   if free < needed:
-    raise OSError(errno.ENOSPC, f"a checkpoint takes {needed / 2**20:,.1f} MiB, {free / 2**20:,.1f} are free", str(folder))
+    raise OSError(errno.ENOSPC, f"a checkpoint takes {needed / 2**20:,.1f} MiB, {free / 2**20:,.1f} are free",
+                  str(folder))
 
 
 def restore_latest(manager, example):
@@ -110,7 +112,7 @@ def restore_latest(manager, example):
   aside = pathlib.Path(manager.directory).parent / SET_ASIDE
   if steps or aside.exists():
     raise RunError(f"No whole checkpoint is left; the damaged ones are in {aside}. "
-                   "Give --restart to begin anew from step 0, which keeps what is there under another name.")
+                   "Use --restart to start again from step 0; what is there is kept under another name.")
   return None
 
 
@@ -132,14 +134,15 @@ def restore(manager, step, example):
     arrays = manager.restore(step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(_shapes(example)))).arrays
   except RunError:
     raise
-  except Exception as error:  # orbax raises a bare Exception for damage, for failing reads and for another model's arrays
+  except Exception as error:  # orbax raises a bare Exception for damage, failing reads and another model's arrays
     reason = damage(folder)
     if reason:
       raise Damaged(reason) from error
     raise RunError(
         f"the checkpoint {folder} could not be read, though its files are those that were written; nothing was moved. "
         f"{type(error).__name__}: {' '.join(str(error).split())[:600]}\n"
-        "If the reading failed, give the same command again; if the config or the code has changed, give another --workdir."
+        "If the reading failed, give the same command again; if the config or the code has changed, give "
+        "another --workdir."
     ) from error
   written = int(arrays.pop("fingerprint"))
   if int(fingerprint(_arrays(arrays))) != written:
@@ -152,8 +155,8 @@ def restore(manager, step, example):
 def _check_format(host, folder):
   found = host.get("format", 1)
   if found != FORMAT:
-    raise RunError(f"the checkpoint {folder} has format {found} and this version of spectral_jax reads format {FORMAT}; "
-                   "finish the run with the version that began it, or give another --workdir")
+    raise RunError(f"the checkpoint {folder} has format {found} and this version of spectral_jax reads "
+                   f"format {FORMAT}; finish the run with the version that began it, or give another --workdir")
 
 
 def _shapes(example):
@@ -169,7 +172,7 @@ def _arrays(tree):
 
 
 def damage(folder):
-  """Returns what proves that a checkpoint's files are not those that were written, or "" where nothing does."""
+  """Returns the proof that a checkpoint's files are not those that were written, or "" if there is none."""
   try:
     expected = json.loads((folder / CHECKSUMS).read_bytes())
   except FileNotFoundError:

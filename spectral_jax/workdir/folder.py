@@ -17,7 +17,7 @@ SUMMARY = "summary.json"
 
 
 def is_lead():
-  """Whether this process writes what all leave: the first of them."""
+  """Whether this process writes the files of a run: only the first one does."""
   return jax.process_index() == 0
 
 
@@ -99,12 +99,12 @@ def read_json(path):
 
 
 _REMEDIES = {
-    CONFIG: "Delete it and give the run's own command again, which writes it anew; checkpoints are not touched",
-    SUMMARY: "Delete it and give the run's command again, which scores the last checkpoint anew"}
+    CONFIG: "Delete it and give the run's own command again, which writes it again; checkpoints are not touched",
+    SUMMARY: "Delete it and give the run's command again, which scores the last checkpoint again"}
 
 
 def begin_anew(folder):
-  """Moves all that a run has left in the folder, but its lock, into a new folder `earlier-N` in it. Returns that folder."""
+  """Moves all that a run has left in the folder, but its lock, into a new folder `earlier-N` in it; returns that."""
   earlier = folder / f"earlier-{len(list(folder.glob('earlier-*')))}"
   left = [path for path in folder.iterdir() if path.name != ".lock" and not path.name.startswith("earlier-")]
   if left:
@@ -142,7 +142,7 @@ def disk_errors(folder):
     yield
   except Exception as error:  # of whatever type a library makes of it; all but a full disk go on as they are
     known = isinstance(error, OSError) and error.errno in _FULL
-    reasons = [error.strerror] if known else [os.strerror(n) for n in _FULL if os.strerror(n) in str(error)]
+    reasons = [error.strerror] if known else [os.strerror(n) for n in _FULL if os.strerror(n) in str(error)]  # pyright: ignore[reportAttributeAccessIssue]
     if not reasons:
       raise
     raise RunError(

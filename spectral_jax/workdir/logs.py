@@ -73,7 +73,7 @@ class Log:
     self._stop()
 
   def interrupted(self):
-    """The same for a run that stops within an interval: returns what a checkpoint carries, the rest of it included."""
+    """As `flush`, for a run that stops within an interval: returns the numbers for the checkpoint."""
     self._write(self._before)
     self._before = []
     pending = _on_host(self._present)
@@ -101,7 +101,7 @@ class Log:
       self._bar.set_description_str(self._said(), refresh=False)
 
   def seconds(self):
-    """Trained so far, as far as it has been counted."""
+    """Seconds of training counted so far."""
     return self._seconds
 
   def host(self):
@@ -167,7 +167,7 @@ def _on_host(interval):
 
 
 def _is(name, metric):
-  """Whether `name` is that metric, of whatever learner."""
+  """Whether `name` is that metric, of any learner."""
   return name.rsplit("/", 1)[-1] == metric
 
 
