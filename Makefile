@@ -1,4 +1,4 @@
-# make run: the main job on the digits.  make test: the whole suite.  Both build .venv when it is missing or stale.
+# make run: the main job on 5,000 images of MNIST.  make test: the whole suite.  Both build .venv when it is missing or stale.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

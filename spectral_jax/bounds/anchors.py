@@ -11,7 +11,7 @@ from spectral_jax.bounds.terms import anchor_terms, three_term_band
 
 @_eager.compiled("kind", "leading", *_anchors.SETTINGS, **_anchors.CHECKS)
 def anchor_band(u, v, *, loss="info_nce", temperature=None, kind="plugin", labels=None, negatives=None, t=2.0,
-                gamma=16.0, positive_in_denominator=False, leading=LEADING):
+                gamma=16.0, positive_in_denominator=False, bias=-10.0, prior=0.1, leading=LEADING):
   """Squared norm of every anchor's gradient between two proved bounds.
 
   `plugin` knows the weights' projections on the anchor and on the leading eigenvectors of the batch; what these leave
@@ -20,7 +20,7 @@ def anchor_band(u, v, *, loss="info_nce", temperature=None, kind="plugin", label
   softmax: only the least, mean and greatest similarity of each anchor. One eigendecomposition serves all anchors.
 
   Args:
-    u, v, loss, temperature, labels, negatives, t, gamma, positive_in_denominator: as for `gradients.anchor_terms`.
+    u, v, loss, temperature, labels, negatives, t, gamma, positive_in_denominator, bias, prior: as for `gradients.anchor_terms`.
     kind: `"plugin"` (default) or `"apriori"`.
     leading: eigenvectors along which the plug-in band is exact; 8 by default (docs/theory.md has the tightness for
       others). With `leading >= d - 1` the band closes on the value.
@@ -41,10 +41,12 @@ def anchor_band(u, v, *, loss="info_nce", temperature=None, kind="plugin", label
   Reference: docs/theory.md, section 3.
   """
   _arrays.choice("kind", kind, ("plugin", "apriori"))
+  if kind == "apriori" and loss == "debiased":
+    raise ValueError("loss='debiased' has no a-priori band: its strengths need not grow with the similarities; use kind='plugin'")
   if leading < 0:
     raise ValueError(f"leading must be at least 0, got {leading}; {LEADING} is the default")
   p = _anchors.problem(u, v, loss=loss, temperature=temperature, labels=labels, negatives=negatives, t=t, gamma=gamma,
-                       positive_in_denominator=positive_in_denominator)
+                       positive_in_denominator=positive_in_denominator, bias=bias, prior=prior)
   common = shared(p.bank, leading)
   if kind == "plugin":
     return _anchors.map_anchors(lambda anchor: plugin_band(anchor, common), p)

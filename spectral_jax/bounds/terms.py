@@ -40,7 +40,7 @@ def anchor_terms(anchor, common):
 
 @_eager.compiled(*_anchors.SETTINGS, **_anchors.CHECKS)
 def band_terms(u, v, *, loss="info_nce", temperature=None, labels=None, negatives=None, t=2.0, gamma=16.0,
-               positive_in_denominator=False):
+               positive_in_denominator=False, bias=-10.0, prior=0.1):
   """The three terms of every anchor's band: alignment, finite-sample variance and anisotropy.
 
   Args: as for `gradients.anchor_terms`.
@@ -56,7 +56,7 @@ def band_terms(u, v, *, loss="info_nce", temperature=None, labels=None, negative
   Reference: docs/theory.md, section 3.
   """
   p = _anchors.problem(u, v, loss=loss, temperature=temperature, labels=labels, negatives=negatives, t=t, gamma=gamma,
-                       positive_in_denominator=positive_in_denominator)
+                       positive_in_denominator=positive_in_denominator, bias=bias, prior=prior)
   common = shared(p.bank, 0)
   return _anchors.map_anchors(lambda anchor: anchor_terms(anchor, common), p)
 
