@@ -10,11 +10,10 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
+from spectral_jax.models.convolution import convolution
+
 BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
 STEMS = ("cifar", "imagenet")
-
-# He et al. 2015, arXiv 1502.01852, for layers followed by ReLU.
-_kaiming = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 def batch_norm(*, train, dtype, **kwargs):
@@ -23,13 +22,6 @@ def batch_norm(*, train, dtype, **kwargs):
   Flax keeps the scale, shift and running statistics in float32 and reduces in float32 whatever `dtype` is.
   """
   return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, **kwargs)
-
-
-def convolution(features, size, stride=1, *, dtype, name=None):
-  """A `size` x `size` convolution without bias, padded by (size - 1) / 2 on every side at any stride."""
-  pad = (size - 1) // 2
-  return nn.Conv(features, (size, size), (stride, stride), padding=((pad, pad), (pad, pad)), use_bias=False,
-                 dtype=dtype, kernel_init=_kaiming, name=name)
 
 
 class BasicBlock(nn.Module):
