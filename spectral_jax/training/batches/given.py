@@ -41,7 +41,7 @@ def load_table(selection, size, batch_size):
 def load_reference(path, size):
   """Returns the embeddings in a file, float32 `(size, d)`: row i belongs to training image i.
 
-  An .npy file holds the array, an .npz file the array "embeddings" or a single one of any name.
+  An .npy file holds the array, an .npz file the array "embeddings", or "features", or a single one of any name.
 
   Raises:
     ConfigError: the file cannot be read, or holds no finite matrix of `size` rows.
@@ -64,6 +64,7 @@ def _array(content):
   if isinstance(content, np.ndarray):
     return content
   with content as file:
-    if "embeddings" not in file and len(file.files) != 1:
+    named = [name for name in ("embeddings", "features") if name in file] or file.files
+    if len(named) != 1:
       raise ValueError(f'it holds {len(file.files)} arrays, {", ".join(file.files)}; name the one "embeddings"')
-    return file["embeddings" if "embeddings" in file else file.files[0]]
+    return file[named[0]]
