@@ -1,5 +1,5 @@
-# make run: the main job on the digits.  make test: the whole suite.  make lint, make docs: style and types, the site.
-# All build .venv when it is missing or stale.
+# make run: the main job on 5,000 images of MNIST.  make test: the whole suite.  make lint, make docs: style and types,
+# the site. All build .venv when it is missing or stale.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

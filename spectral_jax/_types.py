@@ -10,6 +10,7 @@ Config: TypeAlias = Any  # an ml_collections.ConfigDict, whose values have no ty
 Scalar: TypeAlias = float | np.floating | Float[Array, ""]  # a number, or a traced array of shape ()
 Kernel: TypeAlias = Callable[[Array], Array]  # of squared distances, see losses.kernels
 Reduction: TypeAlias = Literal["mean", "none"]
-LossName: TypeAlias = Literal["info_nce", "nt_xent", "dcl", "dhel", "kcl", "nscl"]  # those with closed-form gradients
+# Those with closed-form gradients.
+LossName: TypeAlias = Literal["info_nce", "nt_xent", "dcl", "dhel", "kcl", "nscl", "sigmoid", "debiased"]
 # One view, or both.
 Views: TypeAlias = Float[ArrayLike, "m d"] | tuple[Float[ArrayLike, "m d"], Float[ArrayLike, "m d"]]

@@ -115,9 +115,11 @@ def _augment():
 
 def _model():
   return config_dict.create(
-      encoder="resnet18",              # "convnet", "resnet18", "resnet34" or "resnet50"
-      stem="cifar",                    # or "imagenet"
+      encoder="resnet18",              # "convnet", "resnet18", "resnet34", "resnet50", "vit_ti", "vit_s" or "vit_b"
+      stem="cifar",                    # or "imagenet"; of ResNets
+      patch_size=16,                   # pixels a side; of ViTs
       width=1.0,
+      remat=False,                     # compute the blocks anew in the backward pass: less memory, a third more time
       projector_layers=2,
       projector_hidden=512,
       projector_dim=128,
@@ -127,7 +129,7 @@ def _model():
 def _selection():
   return config_dict.create(
       rule="random",                   # "random", "greedy", "pool", "log_det", "hard", "submodular", "spectral",
-                                       # "cluster", "gcbs" or "b3": docs/selection.md
+                                       # "cluster", "gcbs", "b3", "jest" or "file": docs/selection.md
       coverage="balanced",             # or "oversampled", "independent"
       candidates=64,                   # looked at for each element; 0: all that are left
       objective="max",
@@ -142,5 +144,8 @@ def _selection():
       skip=30,                         # "b3": nearest neighbors left out as likely positives
       cluster_size=config_dict.placeholder(int),  # "b3": of a community; None: 32 where it divides the batch
       queries=config_dict.placeholder(int),       # "submodular": examples that ask; None: an eighth of the batch
-      temperature=0.1,                 # of the loss that "submodular" and "spectral" look at
-      ceiling=0.95)                    # "submodular": cosine above which a pair is a likely positive
+      temperature=0.1,                 # of the loss that "submodular", "spectral" and "jest" look at
+      ceiling=0.95,                    # "submodular": cosine above which a pair is a likely positive
+      chunks=16,                       # "jest": parts that a batch is drawn in
+      reference="",                    # "jest": a file with a reference model's embeddings, a row a training image
+      table="")                        # "file": your own index table

@@ -198,6 +198,7 @@ def adversarial(anchors):
   """Checks about that many adversarial anchors over losses, kinds and shapes; returns `(checked, outside)`."""
   shapes = ((2, 2), (17, 8), (64, 32), (128, 128))
   cases = list(itertools.product(LOSSES, ("plugin", "apriori"), shapes))
+  cases = [case for case in cases if case[:2] != ("debiased", "apriori")]  # which has none
   checked = outside = 0
   for case, (loss, kind, (n, d)) in enumerate(cases):
     batches = min(256, -(-anchors // (len(cases) * n)))

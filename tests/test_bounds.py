@@ -31,7 +31,8 @@ def own_negatives(u, v, loss, i, labels):
 CASES = [  # loss, kind, n, d, batches at a time, times: a million anchors in all
     ("info_nce", "plugin", 17, 8, 1024, 12), ("nt_xent", "plugin", 64, 32, 256, 8), ("dhel", "plugin", 2, 2, 4096, 16),
     ("kcl", "plugin", 24, 4, 1024, 8), ("nscl", "plugin", 17, 8, 1024, 12), ("info_nce", "apriori", 17, 8, 1024, 8),
-    ("kcl", "apriori", 24, 4, 1024, 6)]
+    ("kcl", "apriori", 24, 4, 1024, 6), ("sigmoid", "plugin", 17, 8, 256, 1), ("sigmoid", "apriori", 17, 8, 256, 1),
+    ("debiased", "plugin", 17, 8, 256, 1)]
 
 
 @pytest.mark.parametrize("loss, kind, n, d, batches, times", CASES)

@@ -187,3 +187,14 @@ def test_the_command_answers_without_a_traceback():
   result = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
   assert result.returncode == 1
   assert result.stderr.strip() == "Error: --config.batch_sise: the config has no such key. Did you mean 'batch_size'?"
+
+
+@pytest.mark.parametrize("devices, kept", [(1, True), (2, False)])
+def test_compiled_programs_are_kept_where_they_can_be_read_back(devices, kept, tmp_path):
+  program = ("import jax; from spectral_jax import command; command.keep_compiled(); "
+             "jax.jit(lambda x: x @ x)(jax.numpy.ones((8, 8))); print(bool(jax.config.jax_enable_compilation_cache))")
+  environment = {"PATH": "", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": str(devices),
+                 "JAX_PLATFORMS": "cpu", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+  done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+  assert done.stdout.split() == [str(kept)]
+  assert any((tmp_path / ".cache").rglob("*-cache")) == kept

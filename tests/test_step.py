@@ -91,7 +91,9 @@ def test_update_differentiates_the_loss_of_the_embeddings():
   np.testing.assert_allclose(observed.embeddings[1], rows[:, 1] @ w, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["dcl", "dhel", "info_nce", "kcl", "nscl", "nt_xent", "supcon"])
+@pytest.mark.parametrize("name", [
+    "dcl", "debiased", "dhel", "hard_negative", "info_nce", "kcl", "nscl", "nt_xent", "sigmoid", "spectral_contrastive",
+    "supcon"])
 def test_every_loss_is_found_by_its_name(name):
   assert name in loss_names()
   u, v = jax.random.normal(jax.random.key(0), (2, 8, 4))

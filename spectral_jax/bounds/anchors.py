@@ -27,7 +27,7 @@ def anchor_band(u: Float[ArrayLike, "n d"], v: Float[ArrayLike, "n d"], *, loss:
                 temperature: Scalar | None = None, kind: Literal["plugin", "apriori"] = "plugin",
                 labels: Int[ArrayLike, " n"] | None = None, negatives: Float[ArrayLike, "k d"] | None = None,
                 t: Scalar = 2.0, gamma: Scalar = 16.0, positive_in_denominator: bool = False,
-                leading: int = LEADING) -> Band:
+                bias: Scalar = -10.0, prior: Scalar = 0.1, leading: int = LEADING) -> Band:
   """Squared norm of every anchor's gradient between two proved bounds.
 
   `plugin` knows the weights' projections on the anchor and on the leading eigenvectors of the batch; what these leave
@@ -36,7 +36,7 @@ def anchor_band(u: Float[ArrayLike, "n d"], v: Float[ArrayLike, "n d"], *, loss:
   softmax: only the least, mean and greatest similarity of each anchor. One eigendecomposition serves all anchors.
 
   Args:
-    u, v, loss, temperature, labels, negatives, t, gamma, positive_in_denominator: as for `gradients.anchor_terms`.
+    u, v, loss, temperature, labels, negatives, t, gamma, positive_in_denominator, bias, prior: as for `gradients.anchor_terms`.
     kind: `"plugin"` (default) or `"apriori"`.
     leading: eigenvectors along which the plug-in band is exact; 8 by default (docs/theory.md has the tightness for
       others). With `leading >= d - 1` the band closes on the value.
@@ -57,10 +57,12 @@ def anchor_band(u: Float[ArrayLike, "n d"], v: Float[ArrayLike, "n d"], *, loss:
   Reference: docs/theory.md, section 3.
   """
   _arrays.choice("kind", kind, ("plugin", "apriori"))
+  if kind == "apriori" and loss == "debiased":
+    raise ValueError("loss='debiased' has no a-priori band: its strengths need not grow with the similarities; use kind='plugin'")
   if leading < 0:
     raise ValueError(f"leading must be at least 0, got {leading}; {LEADING} is the default")
   p = _anchors.problem(u, v, loss=loss, temperature=temperature, labels=labels, negatives=negatives, t=t, gamma=gamma,
-                       positive_in_denominator=positive_in_denominator)
+                       positive_in_denominator=positive_in_denominator, bias=bias, prior=prior)
   common = shared(p.bank, leading)
   if kind == "plugin":
     return _anchors.map_anchors(lambda anchor: plugin_band(anchor, common), p)

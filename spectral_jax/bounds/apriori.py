@@ -39,12 +39,15 @@ def apriori_band(anchor: Anchor, p: Problem,
   mean = common.center + product(anchor.mask, common.centered) / count
   positive = jnp.sum(anchor.u * v)
 
+  # The sum of sigmoids has no such bound by Jensen's inequality: they are not convex.
+  weakest = least if p.loss == "sigmoid" else mean_similarity
+
   def strengths_at(similarity):
-    log_sum = jnp.where(some, p.scale * similarity + jnp.log(count), -jnp.inf)
+    log_sum = jnp.where(some, _anchors.logits(p, similarity) + jnp.log(count), -jnp.inf)
     return _anchors.strengths(p, positive, log_sum, anchor.count)
 
-  (weak_pull, weak), (strong_pull, strong) = strengths_at(mean_similarity), strengths_at(greatest)
-  if p.loss == "kcl":  # the pull does not depend on the negatives
+  (weak_pull, weak), (strong_pull, strong) = strengths_at(weakest), strengths_at(greatest)
+  if p.loss in ("kcl", "sigmoid"):  # the pull does not depend on the negatives
     pull = weak_pull
     upper = jnp.maximum(norm(weak * mean - pull * v), norm(strong * mean - pull * v)) + strong * rho
     # Nearest point of the segment repulsion * mean, weak <= repulsion <= strong, to the pull.

@@ -52,7 +52,8 @@ def anchor_terms(anchor: Anchor, common: Shared) -> BandTerms:
 def band_terms(u: Float[ArrayLike, "n d"], v: Float[ArrayLike, "n d"], *, loss: LossName = "info_nce",
                temperature: Scalar | None = None, labels: Int[ArrayLike, " n"] | None = None,
                negatives: Float[ArrayLike, "k d"] | None = None, t: Scalar = 2.0, gamma: Scalar = 16.0,
-               positive_in_denominator: bool = False) -> BandTerms:
+               positive_in_denominator: bool = False, bias: Scalar = -10.0,
+               prior: Scalar = 0.1) -> BandTerms:
   """The three terms of every anchor's band: alignment, finite-sample variance and anisotropy.
 
   Args: as for `gradients.anchor_terms`.
@@ -68,7 +69,7 @@ def band_terms(u: Float[ArrayLike, "n d"], v: Float[ArrayLike, "n d"], *, loss: 
   Reference: docs/theory.md, section 3.
   """
   p = _anchors.problem(u, v, loss=loss, temperature=temperature, labels=labels, negatives=negatives, t=t, gamma=gamma,
-                       positive_in_denominator=positive_in_denominator)
+                       positive_in_denominator=positive_in_denominator, bias=bias, prior=prior)
   common = shared(p.bank, 0)
   return _anchors.map_anchors(lambda anchor: anchor_terms(anchor, common), p)
 

@@ -144,7 +144,7 @@ def _corrected(u, v, temperature, prior, beta, normalize, where, reduction, tile
     energies = log_count + jnp.where(some, tilted, 0.0) - jnp.where(some, weights, 0.0)
   positive = _common.dot_rows(views.u * root, views.v * root)
   least = log_count - root * root  # log N - 1/tau
-  energies = _debias(jnp.where(some, energies, 0.0), positive + log_count, prior, least)
+  energies = debias(jnp.where(some, energies, 0.0), positive + log_count, prior, least)
   values = _softmax.with_positive(jnp.where(some, energies, -jnp.inf), positive).mean(0)
   return _common.reduce(values, views.valid, reduction, axis_name)
 
@@ -155,7 +155,7 @@ def _safe_root(x):
   return jnp.where(above, jnp.sqrt(jnp.where(above, x, 1.0)), 0.0)
 
 
-def _debias(energy, positive, prior, least):
+def debias(energy, positive, prior, least):
   """`log max{ (e^energy - prior e^positive) / (1 - prior), e^least }`, or the energy itself where the prior is 0."""
   biased = prior > 0
   gap = energy - positive - jnp.log(jnp.where(biased, prior, 1.0))

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from spectral_jax.models.resnet import batch_norm, convolution
+from spectral_jax.models.convolution import convolution
+from spectral_jax.models.resnet import batch_norm
 
 if TYPE_CHECKING:
   from jaxtyping import Array, Float

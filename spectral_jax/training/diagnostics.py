@@ -4,6 +4,7 @@ import jax.numpy as jnp
 
 from spectral_jax import _arrays, metrics, spectrum
 from spectral_jax.bounds.batch import batch_report
+from spectral_jax.training.objective import learnt_values
 
 VANISHED = 0.01  # an anchor whose q = 1 - p_positive lies below has all but stopped learning
 
@@ -55,5 +56,6 @@ def diagnostics(u, v, *, temperature):
 
 
 def diagnose(observed):
-  """The diagnostics of one learner's step, a `step.Observed`."""
-  return diagnostics(*observed.embeddings, temperature=observed.temperature)
+  """The diagnostics of one learner's step, a `step.Observed`, and what its objective learns: a temperature, a bias."""
+  learnt = learnt_values(observed.before.params["objective"], observed.temperature)
+  return diagnostics(*observed.embeddings, temperature=learnt.get("temperature", observed.temperature)) | learnt

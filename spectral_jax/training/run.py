@@ -13,7 +13,7 @@ from spectral_jax.evaluation import split_features
 from spectral_jax.mesh import make_mesh, place, replicated
 from spectral_jax.training.batches.bank import make_bank
 from spectral_jax.training.batches.feed import make_feed
-from spectral_jax.training.batches.planner import check_selection, make_plan
+from spectral_jax.training.batches.planner import make_plan
 from spectral_jax.training.checks import check_batch, check_config
 from spectral_jax.training.objective import learner_sections, temperature_of
 from spectral_jax.training.optimizer import peak_learning_rate, warmup_length
@@ -62,9 +62,9 @@ def prepare(config, dataset, mesh):
   """Builds a `Run` on data that are open; all it does with them is to copy the training set to the devices."""
   check_batch(config, dataset, mesh)
   size, batch_size = dataset.train.size, config.batch_size
-  check_selection(config, size)
   steps_per_epoch = size // batch_size
   total_steps = config.steps or config.epochs * steps_per_epoch
+  plan = make_plan(config, size, total_steps)
   everywhere = replicated(mesh)
   hyper = Hyper(
       {name: temperature_of(section) for name, section in learner_sections(config).items()},
@@ -72,7 +72,6 @@ def prepare(config, dataset, mesh):
       warmup_length(config.optimizer, total_steps, steps_per_epoch), total_steps)
   program = make_program(config, Shape(dataset.image_shape, size, len(dataset.class_names), dataset.resident, mesh))
   features = functools.partial(split_features, program.encode, batch_size=config.eval.batch_size, mesh=mesh)
-  plan = make_plan(config, size, total_steps)
   return Run(
       config, mesh, dataset, program,
       hyper=jax.tree.map(lambda number: place(np.float32(number), everywhere), hyper),
