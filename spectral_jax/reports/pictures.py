@@ -59,7 +59,7 @@ def save_curves(path, records, baseline=None):
       axis.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     for axis in axes.flat[len(panels):]:
       axis.set_visible(False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _series(records, key):
@@ -78,7 +78,7 @@ def save_pairs(path, originals, views):
         _image(axis, image)
       axes[row, 0].set_ylabel(name, rotation=0, ha="right", va="center")
     figure.suptitle("What the loss pulls together: two views of each image", fontsize=10, fontweight="bold", color=INK)
-    _save(figure, path)
+    save(figure, path)
 
 
 def save_spectrum(path, spectra):
@@ -92,7 +92,7 @@ def save_spectrum(path, spectra):
     axis.set(title="Spectrum on the test set", xlabel="eigenvalue, from the largest", ylabel="share of the trace",
              xscale="log", yscale="log", ylim=(1e-6, 1.3))
     axis.legend()
-    _save(figure, path)
+    save(figure, path)
 
 
 def save_neighbors(path, queries, query_labels, neighbors, neighbor_labels, class_names):
@@ -116,7 +116,7 @@ def save_neighbors(path, queries, query_labels, neighbors, neighbor_labels, clas
     axes[0, 0].set_title("test", fontsize=9, loc="center")
     figure.suptitle("Nearest training images by cosine similarity of the features", fontsize=10, fontweight="bold",
                     color=INK)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _image(axis, image, frame=None):
@@ -131,7 +131,7 @@ def _image(axis, image, frame=None):
       spine.set(color=frame, linewidth=2)
 
 
-def _save(figure, path):
+def save(figure, path):
   """The picture appears whole or not at all, the same bytes from the same numbers."""
   part = path.with_name(path.name + ".part")
   figure.savefig(part, format="png", metadata={"Software": None})

@@ -27,20 +27,20 @@ def rule_names():
             for coverage in COVERAGES)]
 
 
-def with_rule(config, name, seed):
-  """Returns a copy of `config` that selects by the rule `name`, from `seed`.
+def with_rule(config, rule, seed):
+  """Returns a copy of `config` that selects by the rule of that name, from `seed`.
 
   >>> from spectral_jax.config import load_config
   >>> with_rule(load_config("digits"), "greedy_balanced", 3).selection.coverage
   'balanced'
   """
-  if name not in rule_names():
-    raise ConfigError(f"--rules: {name!r} is not known.{nearest(name, rule_names())} Known are {', '.join(RULES)}, each "
+  if rule not in rule_names():
+    raise ConfigError(f"--rules: {rule!r} is not known.{nearest(rule, rule_names())} Known are {', '.join(RULES)}, each "
                       f"but random, {', '.join(SPLITS)} also with an ending _{', _'.join(COVERAGES)}.")
-  rule, coverage = name, "independent"
+  coverage = "independent"
   for ending in COVERAGES:
-    if name.endswith(f"_{ending}"):
-      rule, coverage = name.removesuffix(f"_{ending}"), ending
+    if rule.endswith(f"_{ending}"):
+      rule, coverage = rule.removesuffix(f"_{ending}"), ending
   copy = config.copy_and_resolve_references()
   copy.seed = seed
   copy.selection.update({"coverage": coverage, **RULES[rule]})

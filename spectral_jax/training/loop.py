@@ -113,10 +113,15 @@ def nearest_neighbors(run, state):
   scores = {name: {"knn_accuracy": float(knn_accuracy(
       parts["train"][0], labels["train"], parts["test"][0], labels["test"], k=limits.knn_k))}
       for name, parts in found.items()}
-  alike = {} if len(found) == 1 else alignment(
-      found, labels, {name: learner.params["model"] for name, learner in state.learners.items()})
   # The main learner's accuracy stands for the run.
-  return named(scores) | alike | {"knn_accuracy": scores[run.program.main]["knn_accuracy"]}
+  return named(scores) | alike(run, state, found, labels) | {"knn_accuracy": scores[run.program.main]["knn_accuracy"]}
+
+
+def alike(run, state, found, labels):
+  """How alike the learners are, from their features `found` and the labels of `evaluation.alignment`; {} for one alone."""
+  if len(found) == 1:
+    return {}
+  return alignment(found, labels, {name: learner.params["model"] for name, learner in state.learners.items()})
 
 
 def _content(state, tables):
