@@ -126,7 +126,8 @@ def _warm_up(run):
   state, table = run.init(), first_tables(run.plan, run.bank).present
   if run.bank:
     chosen_table(run.plan, 0, run.bank.rows(run.bank.refresh(state)))
-  for observed, batch in zip((False, True), run.feed(table[:2], 0)):
+  steps = (False, True) if run.config.diagnostics_every else (False,)
+  for observed, batch in zip(steps, run.feed(table[:len(steps)], 0)):
     state, metrics = run.step(state, batch, observed)
   jax.block_until_ready((state, metrics))
 
