@@ -104,9 +104,11 @@ def _augment():
 
 def _model():
   return config_dict.create(
-      encoder="resnet18",              # "convnet", "resnet18", "resnet34" or "resnet50"
-      stem="cifar",                    # or "imagenet"
+      encoder="resnet18",              # "convnet", "resnet18", "resnet34", "resnet50", "vit_ti", "vit_s" or "vit_b"
+      stem="cifar",                    # or "imagenet"; of ResNets
+      patch_size=16,                   # pixels a side; of ViTs
       width=1.0,
+      remat=False,                     # compute the blocks anew in the backward pass: less memory, a third more time
       projector_layers=2,
       projector_hidden=512,
       projector_dim=128,

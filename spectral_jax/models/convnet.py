@@ -5,7 +5,8 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from spectral_jax.models.resnet import batch_norm, convolution
+from spectral_jax.models.convolution import convolution
+from spectral_jax.models.resnet import batch_norm
 
 
 class ConvNet(nn.Module):

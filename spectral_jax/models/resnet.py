@@ -10,11 +10,10 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
+from spectral_jax.models.convolution import convolution
+
 BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
 STEMS = ("cifar", "imagenet")
-
-# He et al. 2015, arXiv 1502.01852, for layers followed by ReLU.
-_kaiming = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 def batch_norm(*, train, dtype, **kwargs):
@@ -23,13 +22,6 @@ def batch_norm(*, train, dtype, **kwargs):
   Flax keeps the scale, shift and running statistics in float32 and reduces in float32 whatever `dtype` is.
   """
   return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, **kwargs)
-
-
-def convolution(features, size, stride=1, *, dtype, name=None):
-  """A `size` x `size` convolution without bias, padded by (size - 1) / 2 on every side at any stride."""
-  pad = (size - 1) // 2
-  return nn.Conv(features, (size, size), (stride, stride), padding=((pad, pad), (pad, pad)), use_bias=False,
-                 dtype=dtype, kernel_init=_kaiming, name=name)
 
 
 class BasicBlock(nn.Module):
@@ -71,15 +63,21 @@ def _shortcut(x, features, stride, norm, dtype):
 
 
 class ResNet(nn.Module):
-  """`(b, h, w, c)` images to `(b, f)` float32 features, f = 512 * width (2048 * width for ResNet-50)."""
+  """`(b, h, w, c)` images to `(b, f)` float32 features, f = 512 * width (2048 * width for ResNet-50).
+
+  `remat` computes each block anew in the backward pass: its input alone is kept, for one more forward pass.
+  """
   depth: str = "resnet18"
   stem: str = "cifar"
   width: float = 1.0
   dtype: Any = jnp.float32
+  remat: bool = False
 
   @nn.compact
   def __call__(self, x, train):
     block = BottleneckBlock if self.depth == "resnet50" else BasicBlock
+    if self.remat:
+      block = nn.remat(block, static_argnums=(2,))  # `train`, counted from self
     base = round(64 * self.width)
     x = x.astype(self.dtype)
     if self.stem == "cifar":

@@ -8,7 +8,7 @@ from spectral_jax._errors import ConfigError
 from spectral_jax._names import check_name
 from spectral_jax.data import check_data
 from spectral_jax.mesh import check_sharding
-from spectral_jax.models import build_model
+from spectral_jax.models import check_model
 from spectral_jax.selection.epoch import COVERAGES, RULES
 from spectral_jax.training.batches.planner import check_bank
 from spectral_jax.training.objective import check_objective, learner_sections, main_name, make_whitening
@@ -43,7 +43,7 @@ def check_config(config):
   check_data(config.data, config.augment)
   check_name("selection.rule", config.selection.rule, SELECTABLE)
   check_name("selection.coverage", config.selection.coverage, COVERAGES)
-  build_model(config.model)
+  check_model(config.model, config.data.image_size)
   make_optimizer(config.optimizer)
   peak_learning_rate(config.optimizer, config.batch_size)
   if config.steps and config.optimizer.warmup_steps:
