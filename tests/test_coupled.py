@@ -107,24 +107,23 @@ def test_killed_and_resumed_is_uninterrupted(digits, one, tmp_path):
 @pytest.fixture(scope="module")
 def job_done(tmp_path_factory):
   folder = tmp_path_factory.mktemp("job")
-  config = config_of({"cl": learner("dcl"), "ce": learner("cross_entropy"), "nscl": learner("nscl")}, **{
-      "steps": 8, "main_learner": "cl", "log_every": 1, "diagnostics_every": 1})
+  config = config_of({"cl": learner("dcl"), "nscl": learner("nscl")}, **{"steps": 8, "main_learner": "cl"})
   return job.main_job(config, folder), read_metrics(folder), folder
 
 
 def test_a_coupled_job_reports_every_learner(job_done):
   summary, records, folder = job_done
-  assert set(summary["learners"]) == {"cl", "ce", "nscl"}
+  assert set(summary["learners"]) == {"cl", "nscl"}
   assert summary["knn_accuracy"] == summary["learners"]["cl"]["knn_accuracy"]
   assert json.loads((folder / "summary.json").read_text()) == summary
-  assert {"cl/loss", "ce/loss", "cl/effective_rank"} <= {key for r in records for key in r}
+  assert {"cl/loss", "nscl/loss", "cl/effective_rank"} <= {key for r in records for key in r}
   assert all((folder / name).stat().st_size > 5000 for name in ("alignment.png", "pairs.png"))
 
 
 def test_a_coupled_job_reports_every_pair_beside_its_bounds(job_done, capsys):
   summary, records, _ = job_done
   [last] = [r for r in records if "cl~nscl/weight_gap" in r]
-  assert set(summary["pairs"]) == {"ce~cl", "ce~nscl", "cl~nscl"}
+  assert set(summary["pairs"]) == {"cl~nscl"}
   assert all(of_pair[key] == last[f"{pair}/{key}"] for pair, of_pair in summary["pairs"].items() for key in of_pair)
   assert all(0 <= of_pair["test_encoder_cka"] <= 1 + 1e-6 for of_pair in summary["pairs"].values())
   said = summary["bounds"]
@@ -138,14 +137,17 @@ def test_a_coupled_job_reports_every_pair_beside_its_bounds(job_done, capsys):
   assert "cl~nscl/similarity_drift: " in capsys.readouterr().out
 
 
-def test_the_loss_gap_lies_within_its_bound_at_every_step(job_done):
-  _, records, _ = job_done
-  steps = [r for r in records if "cl/loss_gap" in r]
-  assert [r["step"] for r in steps] == list(range(1, 9))
-  for record in steps:
-    for name in ("cl", "ce", "nscl"):
-      assert 0 <= record[f"{name}/loss_gap"] <= record[f"{name}/loss_gap_bound"]
-    assert record["cl/loss_gap"] > 0
+def test_the_loss_gap_lies_within_its_bound_at_every_step(digits, one):
+  run = prepare(config_of({"cl": learner("dcl"), "nscl": learner("nscl")}, **{"steps": 60, "optimizer.learning_rate": 0.03}),
+                digits, one)
+  state, gaps = run.init(), []
+  for batch in run.feed(np.concatenate([run.plan.random_table(epoch) for epoch in range(3)])[:60], 0):
+    gaps.append(diagnostics.loss_gaps(run, state))
+    state, _ = run.step(state, batch)
+  for name in ("cl", "nscl"):
+    assert all(0 <= gap[f"{name}/loss_gap"] <= gap[f"{name}/loss_gap_bound"] for gap in gaps)
+  # The gap grows where labels are used: images of a class come together.
+  assert gaps[-1]["nscl/loss_gap"] > gaps[0]["nscl/loss_gap"] > 0
 
 
 @pytest.mark.parametrize("temperature", [0.01, 0.1, 1.0])

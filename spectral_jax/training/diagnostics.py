@@ -2,13 +2,16 @@
 
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from spectral_jax import _arrays, bounds, losses, metrics, spectrum
 from spectral_jax.bounds.batch import batch_report
+from spectral_jax.evaluation import spread
 from spectral_jax.training.objective import learner_sections, temperature_of
 from spectral_jax.training.optimizer import warmup_cosine
+from spectral_jax.training.state import variables
 
 VANISHED = 0.01  # an anchor whose q = 1 - p_positive lies below has all but stopped learning
 
@@ -64,12 +67,6 @@ def diagnose(observed):
   return diagnostics(*observed.embeddings, temperature=observed.temperature)
 
 
-def diagnose_coupled(observed):
-  """The same of one learner of several, with the gap between the contrastive loss and its label-aware form."""
-  u, v = observed.embeddings
-  return diagnose(observed) | loss_gap(u, v, observed.labels, temperature=observed.temperature)
-
-
 def loss_gap(u, v, labels, *, temperature):
   """What a batch's contrastive loss exceeds its label-aware form by, at the same embeddings, and the bound on it.
 
@@ -96,6 +93,26 @@ def loss_gap(u, v, labels, *, temperature):
   counted = jnp.any(labels != labels[0])  # of two classes or more, every anchor has another's
   mean = lambda x: jnp.mean(jnp.where(counted, x, 0.0))
   return {"loss_gap": mean(gaps), "loss_gap_bound": mean(limits)}
+
+
+def loss_gaps(run, state):
+  """`loss_gap` of every learner, on a batch of training images seen as the next step would see it.
+
+  Embeddings are those of the network with its running statistics, as at every evaluation.
+  """
+  chosen = spread(run.dataset.train.size, run.config.batch_size)
+  batch = next(iter(run.feed(chosen[None], int(state.step))))
+  views, labels, said = run.views(state, batch), run.labels[batch["index"]], {}
+  for name, learner in state.learners.items():
+    u, v = (run.program.encode(variables(learner), 255 * view)[1] for view in views)
+    gap = _jitted_gap(u, v, labels, run.hyper.temperature[name])
+    said |= {f"{name}/{key}": float(value) for key, value in gap.items()}
+  return said
+
+
+@jax.jit
+def _jitted_gap(u, v, labels, temperature):
+  return loss_gap(u, v, labels, temperature=temperature)
 
 
 def drift_bounds(run, steps):

@@ -14,7 +14,7 @@ from ml_collections import config_dict
 from spectral_jax.augment import make_augment
 from spectral_jax.mesh import replicated, state_shardings
 from spectral_jax.models import build_model
-from spectral_jax.training.diagnostics import diagnose, diagnose_coupled
+from spectral_jax.training.diagnostics import diagnose
 from spectral_jax.training.objective import learner_sections, main_name, make_objective, make_whitening
 from spectral_jax.training.optimizer import make_optimizer
 from spectral_jax.training.state import init_state
@@ -92,7 +92,7 @@ def _program(config, shape):
     return step_of_all({name: of(section, shardings.learners[name]) for name, section in config.learners.items()})
 
   return Program(
-      main=config.main, init=jax.jit(init, out_shardings=shardings), step=steps(None), observed_step=steps(diagnose_coupled if len(config.learners) > 1 else diagnose),
+      main=config.main, init=jax.jit(init, out_shardings=shardings), step=steps(None), observed_step=steps(diagnose),
       views=jax.jit(views, out_shardings=everywhere), encode=jax.jit(encode, out_shardings=everywhere),
       whitened=lambda method: gradient_of(
           objectives[config.main], config_dict.ConfigDict({**config.whitening, "method": method})))
