@@ -7,12 +7,14 @@ import math
 import jax
 import numpy as np
 import pytest
+from scipy import stats
 
 from spectral_jax._errors import ConfigError
 from spectral_jax.config import load_config
+from spectral_jax.data import open_dataset
 from spectral_jax.defaults import learner, learners
 from spectral_jax.mesh import make_mesh
-from spectral_jax.studies import cases, curves, grid, page, study, sweeping
+from spectral_jax.studies import batch_variance, cases, curves, grid, intervals, page, study, sweeping
 from spectral_jax.workdir.folder import flat
 
 TINY = {
@@ -181,3 +183,30 @@ def test_values_that_are_no_numbers_have_places_on_an_axis(tmp_path):
   lines = {"panel": {"line": [("dcl", [0.1, 0.2]), ("dhel", [0.3, math.nan])]}}
   assert curves.save_against(tmp_path / "picture.png", "loss.name", lines) == "picture.png"
   assert (tmp_path / "picture.png").stat().st_size > 5000
+
+
+def test_spearman_is_scipys_and_its_interval_covers():
+  random = np.random.default_rng(0)
+  x = random.normal(size=40).round(1)  # with ties
+  y = x + random.normal(size=40)
+  value, low, high = intervals.spearman(x, y)
+  assert value == pytest.approx(stats.spearmanr(x, y).statistic)
+  assert low < value < high and 0.2 < high - low < 0.8
+  assert intervals.spearman(x, -x)[:2] == (-1, -1) and all(map(math.isnan, intervals.spearman(np.ones(5), y[:5])))
+
+
+def test_gradient_variance_of_a_mean_over_independent_examples_falls_as_one_over_the_batch():
+  run = cases.prepare(tiny(), open_dataset(tiny().data), make_mesh(devices=jax.devices()[:1]))
+  rows = batch_variance.batch_variance(
+      run, run.init(), {"kcl": learner("kcl"), "attraction": learner("kcl", gamma=0.0)}, (2, 16), batches=24)
+  # Without repulsion the loss is a mean over pairs.
+  ratio = rows["attraction"][2]["variance"] / (8 * rows["attraction"][16]["variance"])
+  assert 0.6 < ratio < 1.7
+  # KCL's expectation does not depend on the batch: its losses agree within their intervals.
+  (small, half), (large, other) = (rows["kcl"][size]["loss"] for size in (2, 16))
+  assert abs(small - large) < 2 * math.hypot(half, other)
+  for row in (*rows["kcl"].values(), *rows["attraction"].values()):
+    assert row["normalized"] == pytest.approx(row["variance"] / row["squared_mean"])
+  for arguments, message in ((((1, 2), 5), "between 2 and"), (((2, 4), 1), "batches must be at least 2")):
+    with pytest.raises(ValueError, match=message):
+      batch_variance.batch_variance(run, None, {}, arguments[0], batches=arguments[1])
