@@ -34,7 +34,7 @@ LAYERS = (
     ("reports",),
     ("studies",),
     ("command", "job"),
-    ("compare", "main", "validate", "variance"),
+    ("compare", "main", "sweep", "validate", "variance"),
 )
 
 

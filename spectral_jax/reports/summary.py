@@ -9,7 +9,7 @@ import numpy as np
 from spectral_jax import spectrum
 from spectral_jax._arrays import unit_rows
 from spectral_jax.evaluation import SCORES, score, split_pixels, spread
-from spectral_jax.reports import gallery
+from spectral_jax.reports import gallery, pairs
 from spectral_jax.training.state import variables
 from spectral_jax.workdir import checkpoints
 from spectral_jax.workdir.folder import SUMMARY, is_lead, read_json, write_json
@@ -18,6 +18,8 @@ from spectral_jax.workdir.logs import images_per_second
 SCORED = "scores.json"  # what has been scored so far, should the run be stopped meanwhile
 FILES = (("summary.json", "these figures"),
          ("curves.png", "loss, accuracy and ranks over training"),
+         ("alignment.png", "how alike the learners are, over training, and the bounds"),
+         ("pairs.png", "how alike every two learners are"),
          ("augmented_pairs.png", "two views of some images"),
          ("spectrum.png", "eigenvalues of the embedding"),
          ("neighbors.png", "nearest training images"),
@@ -94,6 +96,9 @@ def closing(run, state, host, folder):
   }
   if len(state.learners) > 1:
     summary["learners"] = {name: {**scored[name], "final_loss": loss[f"{name}/loss"]} for name in state.learners}
+    summary |= pairs.summary(folder)
+    if is_lead():
+      pairs.draw(folder, summary)
   gallery.draw(run, state, folder, summary, described(first), described("random_init"))
   if is_lead():
     write_json(folder / SUMMARY, summary)
@@ -144,6 +149,8 @@ def print_table(summary, shots, folder):
   for one in SCORES:
     title = f"{shots} labels a class" if one.key == "few_shot_accuracy" else one.title
     print(f"{title:24}" + "".join(f"{scores[one.key]:13.4f}" for scores in columns.values()))
+  if "pairs" in summary:
+    pairs.print_table(summary)
   compiling = ", compilation included" if summary["images_per_second_with_compilation"] else ""
   best = "" if summary["best_step"] is None else \
       f"\nBest in-training kNN {summary['best_knn_accuracy']:.4f} at step {summary['best_step']:,}; it is kept."

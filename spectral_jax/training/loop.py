@@ -11,6 +11,7 @@ from spectral_jax.evaluation import alignment, spread
 from spectral_jax.metrics import knn_accuracy
 from spectral_jax.training.batches.planner import Planner, first_tables
 from spectral_jax.training.batches.tables import of_stored, stored
+from spectral_jax.training.diagnostics import drift_bounds, loss_gaps
 from spectral_jax.training.state import State, variables
 from spectral_jax.training.step import named
 from spectral_jax.workdir import checkpoints
@@ -113,10 +114,19 @@ def nearest_neighbors(run, state):
   scores = {name: {"knn_accuracy": float(knn_accuracy(
       parts["train"][0], labels["train"], parts["test"][0], labels["test"], k=limits.knn_k))}
       for name, parts in found.items()}
-  alike = {} if len(found) == 1 else alignment(
-      found, labels, {name: learner.params["model"] for name, learner in state.learners.items()})
   # The main learner's accuracy stands for the run.
-  return named(scores) | alike | {"knn_accuracy": scores[run.program.main]["knn_accuracy"]}
+  return named(scores) | alike(run, state, found, labels) | {"knn_accuracy": scores[run.program.main]["knn_accuracy"]}
+
+
+def alike(run, state, found, labels):
+  """How alike the learners are, beside the bounds on it; of the features and labels that `evaluation.alignment` takes.
+
+  {} for a learner alone.
+  """
+  if len(found) == 1:
+    return {}
+  params = {name: learner.params["model"] for name, learner in state.learners.items()}
+  return alignment(found, labels, params) | drift_bounds(run, int(state.step)) | loss_gaps(run, state)
 
 
 def _content(state, tables):
