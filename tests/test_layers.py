@@ -29,11 +29,12 @@ LAYERS = (
     ("data", "models"),
     ("evaluation",),
     ("workdir",),
+    ("encoder",),
     ("training",),
     ("reports",),
     ("studies",),
     ("command", "job"),
-    ("compare", "main", "validate", "variance"),
+    ("compare", "embed", "main", "report", "validate", "variance"),
 )
 
 

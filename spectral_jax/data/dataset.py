@@ -95,10 +95,11 @@ def fits_in_memory(count, image_size, channels=3):
 def same_depth(train, test):
   """Both parts with 1 channel if all their images are gray, else both with 3."""
   depth = max(train.channels, test.channels)
-  return tuple(_with_channels(split, depth) for split in (train, test))
+  return tuple(with_channels(split, depth) for split in (train, test))
 
 
-def _with_channels(split, depth):
+def with_channels(split, depth):
+  """The split with `depth` channels: gray images become three equal ones."""
   if split.channels == depth:
     return split
   if split.resident:
