@@ -48,7 +48,7 @@ def lines(series, *, x="step", logarithmic=False, bands=(), baselines=None, dash
     series: `{name: {x: y}}`.
     x: title of the horizontal axis.
     logarithmic: whether the box is ticked at first.
-    bands: triples of names `(lower, upper, name)`: the area between two series.
+    bands: triples of names `(lower, upper, line)`: the area between two series, in the color of that line.
     baselines: `{name: y}`: dotted horizontal lines.
     dashed: names drawn dashed, in the color of the line before.
     most: points of a line at most.
@@ -62,7 +62,7 @@ def lines(series, *, x="step", logarithmic=False, bands=(), baselines=None, dash
           "format": {"type": "csv", "parse": {"x": "number", **{c: "number" for c in columns.values()}}}}
   scaled = lambda field: f"logarithmic ? ({field} > 0 ? log({field}) / LN10 : null) : {field}"
   colors = _colors(drawn, dashed)
-  y_axis = {"title": None, "labelExpr": "logarithmic ? format(pow(10, datum.value), '.2~g') : datum.label"}
+  y_axis = {"title": None, "labelExpr": "logarithmic ? format(pow(10, datum.value), '.3~g') : datum.label"}
   y = {"field": "y", "type": "quantitative", "scale": {"zero": False}, "axis": y_axis}
   x_field = {"field": "x", "type": "quantitative", "title": x, "scale": {"zero": False, "nice": False},
              "axis": {"tickCount": 5, "format": "~s"}}
@@ -70,12 +70,12 @@ def lines(series, *, x="step", logarithmic=False, bands=(), baselines=None, dash
   color = {"field": "s", "type": "nominal", "scale": {"domain": [columns[n] for n in drawn], "range": colors},
            "legend": {"labelExpr": labels, "values": [columns[n] for n in solid]} if len(drawn) > 1 else None}
   layer = []
-  for i, (low, high, _) in enumerate(bands):
+  for i, (low, high, name) in enumerate(bands):
     layer.append({
         "transform": [{"calculate": scaled(f"datum.{columns[low]}"), "as": "low"},
                       {"calculate": scaled(f"datum.{columns[high]}"), "as": "high"},
                       {"filter": "isValid(datum.low) && isValid(datum.high)"}],
-        "mark": {"type": "area", "color": colors[i % len(colors)], "opacity": 0.25},
+        "mark": {"type": "area", "color": colors[drawn.index(name) if name in drawn else i], "opacity": 0.22 if len(bands) < 3 else 0.08},
         "encoding": {"x": x_field, "y": {**y, "field": "low"}, "y2": {"field": "high"}}})
   few = max(map(len, series.values())) <= 30
   layer.append({
@@ -97,11 +97,12 @@ def lines(series, *, x="step", logarithmic=False, bands=(), baselines=None, dash
       "encoding": {"x": x_field, "opacity": {"condition": {"param": "near", "empty": False, "value": 1}, "value": 0},
                    "tooltip": tooltip}})
   if baselines:
-    layer.append({
-        "data": {"values": [{"b": value, "name": name} for name, value in baselines.items()]},
-        "transform": [{"calculate": scaled("datum.b"), "as": "y"}],
-        "mark": {"type": "rule", "strokeDash": [2, 3], "color": GRAY, "strokeWidth": 1.5},
-        "encoding": {"y": y, "tooltip": [{"field": "name"}, {"field": "b", "format": ".4~g", "title": "value"}]}})
+    named = {"data": {"values": [{"b": value, "name": name} for name, value in baselines.items()]},
+             "transform": [{"calculate": scaled("datum.b"), "as": "y"}]}
+    layer.append({**named, "mark": {"type": "rule", "strokeDash": [2, 3], "color": GRAY, "strokeWidth": 1.5},
+                  "encoding": {"y": y}})
+    layer.append({**named, "encoding": {"y": y, "text": {"field": "name"}, "x": {"value": 4}},
+                  "mark": {"type": "text", "align": "left", "baseline": "bottom", "color": GRAY, "dy": -2}})
   return {**_chart(), "data": data, "layer": layer,
           "params": [{"name": "logarithmic", "value": logarithmic, "bind": {"input": "checkbox", "name": "log "}}]}
 

@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import json
+import math
 
 import numpy as np
 from PIL import Image
@@ -117,9 +118,9 @@ def said(cell):
     return ""
   if isinstance(cell, bool) or not isinstance(cell, (int, float)):
     return str(cell)
-  if isinstance(cell, int) or abs(cell) >= 1e4 and float(cell).is_integer():
-    return f"{int(cell):,}"
-  return f"{cell:.4f}" if 1e-3 <= abs(cell) < 100 else f"{cell:.4g}"
+  if math.isfinite(cell) and (isinstance(cell, int) or abs(cell) >= 1000):
+    return f"{round(cell):,}" if abs(cell) < 1e9 else f"{cell:.4g}"
+  return f"{cell:.4f}" if 1e-3 <= abs(cell) < 10 else f"{cell:.4g}"
 
 
 def facts(named):

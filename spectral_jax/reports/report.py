@@ -282,6 +282,8 @@ def _panel(runs, panel, most, used):
       used.update(name for name in names if name in run.series)
   if not sources:
     return []
+  if len(sources) > 1 and all(found == next(iter(sources.values())) for found in sources.values()):
+    sources = {"": next(iter(sources.values()))}  # the same line many times, such as the learning rate of every learner
   titles = dict(panel.metrics)
   bounds = [metric for metric in titles if metric.endswith("_bound")]
   if panel.band:
@@ -325,12 +327,10 @@ def _source(run, owner, runs):
 
 
 def _baselines(runs):
-  found = {}
-  for run in runs:
-    value = run.summary.get("raw_pixels", {}).get("knn_accuracy")
-    if value is not None and value not in found.values():
-      found["raw pixels" if len(runs) == 1 else f"raw pixels, {run.name}"] = value
-  return found
+  found = {run.name: run.summary["raw_pixels"]["knn_accuracy"] for run in runs if "raw_pixels" in run.summary}
+  if len(set(found.values())) == 1:
+    return {"raw pixels": next(iter(found.values()))}
+  return {f"raw pixels, {name}": value for name, value in found.items()}
 
 
 def _spectra(runs):
