@@ -84,18 +84,15 @@ def lines(series, *, x="step", logarithmic=False, bands=(), baselines=None, dash
                     {"filter": "isValid(datum.y)"}],
       "mark": {"type": "line", "strokeWidth": 1.6, "point": {"size": 18} if few else False},
       "encoding": {"x": x_field, "y": y, "color": color, **_dash(drawn, dashed, columns)}})
-  tooltip = [{"field": "x", "type": "quantitative", "title": x}]
-  shown = []
-  for name in names:
-    shown.append({"calculate": f"isValid(datum.{columns[name]}) ? format(datum.{columns[name]}, '.4~g') : ''",
-                  "as": f"t{columns[name]}"})
-    tooltip.append({"field": f"t{columns[name]}", "title": name})
+  # Under the pointer lies a cell around the nearest rule, whose datum is the rule's item.
+  said = [f"{_quoted(x)}: format((datum.datum || datum).x, ',')"]
+  said += [f"{_quoted(name)}: isValid((datum.datum || datum).{column}) ? format((datum.datum || datum).{column}, '.4~g') : '–'"
+           for name, column in columns.items()]
   layer.append({
-      "transform": shown, "mark": {"type": "rule", "strokeWidth": 1, "color": GRAY},
+      "mark": {"type": "rule", "strokeWidth": 1, "color": GRAY, "tooltip": {"expr": "{" + ", ".join(said) + "}"}},
       "params": [{"name": "near", "select": {"type": "point", "fields": ["x"], "nearest": True, "on": "pointerover",
                                              "clear": "pointerout"}}],
-      "encoding": {"x": x_field, "opacity": {"condition": {"param": "near", "empty": False, "value": 1}, "value": 0},
-                   "tooltip": tooltip}})
+      "encoding": {"x": x_field, "opacity": {"condition": {"param": "near", "empty": False, "value": 1}, "value": 0}}})
   if baselines:
     named = {"data": {"values": [{"b": value, "name": name} for name, value in baselines.items()]},
              "transform": [{"calculate": scaled("datum.b"), "as": "y"}]}
