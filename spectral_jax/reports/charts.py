@@ -137,7 +137,7 @@ def scatter(points, labels, class_names):
           "mark": {"type": "circle", "size": 22},
           "encoding": {
               "x": {"field": "a", "type": "quantitative", "title": "first principal component", "axis": axis},
-              "y": {"field": "b", "type": "quantitative", "title": "second", "axis": axis}, "color": color,
+              "y": {"field": "b", "type": "quantitative", "title": "second principal component", "axis": axis}, "color": color,
               "opacity": {"condition": {"param": "only", "value": 0.75}, "value": 0.05},
               "tooltip": [{"field": "class"}]}}
 

@@ -24,7 +24,7 @@ h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; padding-top: .6rem; border-top:
 h3 { font-size: .92rem; margin: 0 3.6rem .4rem 0; font-weight: 600; overflow-wrap: anywhere; }
 p { margin: .3rem 0 .7rem; max-width: 75ch; } .soft { color: var(--soft); }
 a { color: var(--accent); } code { font-size: .88em; overflow-wrap: anywhere; }
-.grid { display: grid; gap: .9rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 380px), 1fr)); }
+.grid { display: grid; gap: .9rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 345px), 1fr)); }
 .card { position: relative; min-width: 0; background: var(--card); border: 1px solid var(--line); border-radius: 8px;
   padding: .7rem .8rem; }
 .scroll { overflow-x: auto; margin: .5rem 0; }
@@ -42,7 +42,7 @@ details { margin: .8rem 0; } summary { cursor: pointer; font-weight: 600; paddin
 .tiles img.pixels { image-rendering: pixelated; }
 .tiles .same img { outline: 2px solid var(--good); } .tiles .other img { outline: 2px solid var(--bad); }
 .tiles .name { text-align: right; padding-right: .4rem; max-width: 9rem; overflow-wrap: anywhere; justify-self: end; }
-.tiles figure { margin: 2px; text-align: center; max-width: 60px; overflow-wrap: anywhere; line-height: 1.15; }
+.tiles figure { margin: 2px; align-self: start; text-align: center; max-width: 60px; overflow-wrap: anywhere; line-height: 1.15; }
 .vega-embed { display: block !important; width: 100%; padding: 0 !important; }
 .vega-embed .vega-bindings { position: absolute; top: -1.75rem; right: 1.9rem; font-size: .78rem; color: var(--soft); }
 .vega-embed .vega-bind-name { margin: 0; } .vega-embed .vega-bind-checkbox { vertical-align: -2px; margin: 0 0 0 3px; }

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from spectral_jax._errors import ConfigError
+from spectral_jax.defaults import get_defaults
 from spectral_jax.evaluation import SCORES
 from spectral_jax.reports import charts, html
 from spectral_jax.reports.gallery import ARRAYS
@@ -161,7 +162,7 @@ def page(runs):
   body += [_tables(run, with_name=not one) for run in runs]
   if others:
     body.append(html.section("Other metrics", html.folded(f"{len(others)} more", html.grid(others))))
-  body += [html.section("Config" if one else f"Config of {run.name}", html.folded("every key", _config(run))) for run in runs]
+  body += [html.section("Config" if one else f"Config of {run.name}", _config(run)) for run in runs]
   return html.page(title, "\n".join(part for part in body if part))
 
 
@@ -247,7 +248,12 @@ def _value(value):
 
 
 def _config(run):
-  return html.table(["key", "value"], [[key, _value(value)] for key, value in sorted(run.config.items())])
+  """What differs from the defaults, and folded away every key."""
+  defaults, missing = flat(config_dict(get_defaults())), object()
+  changed = {key: value for key, value in run.config.items() if value != defaults.get(key, missing)}
+  tables = [html.table(["key", "value"], [[key, _value(value)] for key, value in sorted(which.items())])
+            for which in (changed, run.config)]
+  return html.paragraph("Not as the defaults:") + tables[0] + html.folded("Every key", tables[1])
 
 
 def _charts(runs):
@@ -340,8 +346,8 @@ def _spectra(runs):
     for i, name in enumerate(run.arrays.get("spectra", [])):
       if len(runs) == 1 or i == 0:
         label = name if len(runs) == 1 else run.name
-        lines[f"{label}: effective rank {run.arrays['ranks'][i]:.1f}"] = run.arrays[f"spectrum_{i}"].tolist()
-  title = "Spectrum on the test set: eigenvalues' shares" + ("" if len(runs) == 1 else ", after the projector")
+        lines[f"{label}: {run.arrays['ranks'][i]:.1f}"] = run.arrays[f"spectrum_{i}"].tolist()
+  title = "Spectrum on the test set, and effective rank" + ("" if len(runs) == 1 else ", after the projector")
   return [html.card(title, html.chart(charts.spectra(lines)))] if lines else []
 
 
