@@ -15,7 +15,7 @@ CONFIG = {
     "background": "transparent", "font": "system-ui, sans-serif", "view": {"stroke": None},
     "axis": {"labelColor": "currentColor", "titleColor": "currentColor", "domainColor": GRAY, "tickColor": GRAY,
              "gridColor": GRAY, "gridOpacity": 0.2, "titleFontWeight": "normal", "labelFontSize": 11, "titleFontSize": 11},
-    "legend": {"labelColor": "currentColor", "orient": "bottom", "title": None, "columns": 3, "labelLimit": 150,
+    "legend": {"labelColor": "currentColor", "orient": "bottom", "title": None,
                "symbolType": "stroke", "symbolStrokeWidth": 3, "labelFontSize": 11, "padding": 0, "offset": 4}}
 
 
@@ -68,7 +68,8 @@ def lines(series, *, x="step", logarithmic=False, bands=(), baselines=None, dash
              "axis": {"tickCount": 5, "format": "~s"}}
   labels = "{" + ",".join(f"'{columns[name]}':{_quoted(name)}" for name in drawn) + "}[datum.value]"
   color = {"field": "s", "type": "nominal", "scale": {"domain": [columns[n] for n in drawn], "range": colors},
-           "legend": {"labelExpr": labels, "values": [columns[n] for n in solid]} if len(drawn) > 1 else None}
+           "legend": {"labelExpr": labels, "values": [columns[n] for n in solid], "labelLimit": 300,
+                      "columns": max(1, min(3, 50 // (max(map(len, drawn)) + 5)))} if len(drawn) > 1 else None}
   layer = []
   for i, (low, high, name) in enumerate(bands):
     layer.append({

@@ -21,7 +21,7 @@ body { margin: 0 auto; padding: 1.2rem clamp(.8rem, 3vw, 2.5rem) 4rem; max-width
   color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.5rem; line-height: 1.25; margin: .2rem 0; overflow-wrap: anywhere; }
 h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; padding-top: .6rem; border-top: 1px solid var(--line); }
-h3 { font-size: .92rem; margin: 0 3.6rem .4rem 0; font-weight: 600; overflow-wrap: anywhere; }
+h3 { font-size: .92rem; margin: 0 5rem .4rem 0; font-weight: 600; overflow-wrap: anywhere; }
 p { margin: .3rem 0 .7rem; max-width: 75ch; } .soft { color: var(--soft); }
 a { color: var(--accent); } code { font-size: .88em; overflow-wrap: anywhere; }
 .grid { display: grid; gap: .9rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 345px), 1fr)); }
