@@ -1,4 +1,4 @@
-"""A trained encoder comes home: the features of training's own evaluation, from the workdir alone; and others start from it."""
+"""Trained encoders read back: the features of training's own evaluation, from the workdir alone; runs that start from them."""
 
 import json
 import os
@@ -240,9 +240,9 @@ def test_a_run_starts_from_what_another_learned(trained, tmp_path):
   other = run._replace(config=config)
   begun = other.start()
   source = variables_of(state.learners["cl"])
-  for learner in begun.learners.values():
-    jax.tree.map(np.testing.assert_array_equal, variables_of(learner), source)
-    assert all(int(count) == 0 for count in jax.tree.leaves(learner.opt_state) if count.dtype == jnp.int32)
+  for one in begun.learners.values():
+    jax.tree.map(np.testing.assert_array_equal, variables_of(one), source)
+    assert all(int(count) == 0 for count in jax.tree.leaves(one.opt_state) if count.dtype == jnp.int32)
   assert int(begun.step) == 0
   fresh = run.init()
   np.testing.assert_array_equal(begun.learners["ce"].params["objective"]["head"]["kernel"],

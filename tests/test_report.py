@@ -56,7 +56,7 @@ def test_a_run_leaves_its_report_and_rebuilds_it_byte_for_byte(workdir, tmp_path
   again = report.write(tmp_path / "again.html", [tmp_path / workdir.name])
   assert again.read_bytes() == first
   # In another process as well, by the command.
-  made = subprocess.run([sys.executable, "-m", "spectral_jax.report", str(tmp_path / workdir.name), f"--out={tmp_path / 'b.html'}"],
+  made = subprocess.run([sys.executable, "-m", "spectral_jax.report", tmp_path / workdir.name, f"--out={tmp_path}/b.html"],
                         capture_output=True, text=True)
   assert made.returncode == 0, made.stderr
   assert (tmp_path / "b.html").read_bytes() == first

@@ -76,7 +76,8 @@ def lines(series, *, x="step", logarithmic=False, bands=(), baselines=None, dash
         "transform": [{"calculate": scaled(f"datum.{columns[low]}"), "as": "low"},
                       {"calculate": scaled(f"datum.{columns[high]}"), "as": "high"},
                       {"filter": "isValid(datum.low) && isValid(datum.high)"}],
-        "mark": {"type": "area", "color": colors[drawn.index(name) if name in drawn else i], "opacity": 0.22 if len(bands) < 3 else 0.08},
+        "mark": {"type": "area", "color": colors[drawn.index(name) if name in drawn else i],
+                 "opacity": 0.22 if len(bands) < 3 else 0.08},
         "encoding": {"x": x_field, "y": {**y, "field": "low"}, "y2": {"field": "high"}}})
   few = max(map(len, series.values())) <= 30
   layer.append({
@@ -86,8 +87,9 @@ def lines(series, *, x="step", logarithmic=False, bands=(), baselines=None, dash
       "mark": {"type": "line", "strokeWidth": 1.6, "point": {"size": 18} if few else False},
       "encoding": {"x": x_field, "y": y, "color": color, **_dash(drawn, dashed, columns)}})
   # Under the pointer lies a cell around the nearest rule, whose datum is the rule's item.
-  said = [f"{_quoted(x)}: format((datum.datum || datum).x, ',')"]
-  said += [f"{_quoted(name)}: isValid((datum.datum || datum).{column}) ? format((datum.datum || datum).{column}, '.4~g') : '–'"
+  row = "(datum.datum || datum)"
+  said = [f"{_quoted(x)}: format({row}.x, ',')"]
+  said += [f"{_quoted(name)}: isValid({row}.{column}) ? format({row}.{column}, '.4~g') : '–'"
            for name, column in columns.items()]
   layer.append({
       "mark": {"type": "rule", "strokeWidth": 1, "color": GRAY, "tooltip": {"expr": "{" + ", ".join(said) + "}"}},
@@ -138,7 +140,8 @@ def scatter(points, labels, class_names):
           "mark": {"type": "circle", "size": 22},
           "encoding": {
               "x": {"field": "a", "type": "quantitative", "title": "first principal component", "axis": axis},
-              "y": {"field": "b", "type": "quantitative", "title": "second principal component", "axis": axis}, "color": color,
+              "y": {"field": "b", "type": "quantitative", "title": "second principal component", "axis": axis},
+              "color": color,
               "opacity": {"condition": {"param": "only", "value": 0.75}, "value": 0.05},
               "tooltip": [{"field": "class"}]}}
 

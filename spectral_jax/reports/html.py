@@ -42,7 +42,8 @@ details { margin: .8rem 0; } summary { cursor: pointer; font-weight: 600; paddin
 .tiles img.pixels { image-rendering: pixelated; }
 .tiles .same img { outline: 2px solid var(--good); } .tiles .other img { outline: 2px solid var(--bad); }
 .tiles .name { text-align: right; padding-right: .4rem; max-width: 9rem; overflow-wrap: anywhere; justify-self: end; }
-.tiles figure { margin: 2px; align-self: start; text-align: center; max-width: 60px; overflow-wrap: anywhere; line-height: 1.15; }
+.tiles figure { margin: 2px; align-self: start; text-align: center; max-width: 60px; overflow-wrap: anywhere;
+  line-height: 1.15; }
 .vega-embed { display: block !important; width: 100%; padding: 0 !important; }
 .vega-embed .vega-bindings { position: absolute; top: -1.75rem; right: 1.9rem; font-size: .78rem; color: var(--soft); }
 .vega-embed .vega-bind-name { margin: 0; } .vega-embed .vega-bind-checkbox { vertical-align: -2px; margin: 0 0 0 3px; }
@@ -50,8 +51,8 @@ details { margin: .8rem 0; } summary { cursor: pointer; font-weight: 600; paddin
   background: transparent !important; border: 0 !important; box-shadow: none !important; color: var(--soft) !important; }
 .vega-embed .vega-actions { background: var(--paper) !important; border-color: var(--line) !important; }
 .vega-embed .vega-actions a { color: var(--ink) !important; }
-#vg-tooltip-element { background: var(--paper) !important; color: var(--ink) !important; border-color: var(--line) !important;
-  font-size: 12px; } #vg-tooltip-element table tr td.key { color: var(--soft) !important; max-width: 220px; }
+#vg-tooltip-element { background: var(--paper) !important; color: var(--ink) !important;
+  border-color: var(--line) !important; font-size: 12px; } #vg-tooltip-element table tr td.key { color: var(--soft) !important; max-width: 220px; }
 #vg-tooltip-element td { border: 0; padding: 0 .4rem 0 0; white-space: normal; }
 """
 

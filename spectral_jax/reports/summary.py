@@ -51,8 +51,8 @@ def finished_before(run, folder):
   """Repeats the closing table of a run that needs nothing more."""
   summary = read_json(folder / SUMMARY)
   print_table(summary, run.config.eval.shots, folder)
-  print(f"This run had finished before. Give another --workdir to train anew; to go on from its weights with a new schedule "
-        f"add --config.init_from={folder}")
+  print(f"This run had finished before. Give another --workdir to train anew; to go on from its weights with a new "
+        f"schedule add --config.init_from={folder}")
   return summary
 
 

@@ -1,4 +1,4 @@
-"""The JavaScript that draws the charts: Vega, Vega-Lite and Vega-Embed, as vl-convert ships them, for use without a network."""
+"""The JavaScript that draws the charts: Vega, Vega-Lite and Vega-Embed as vl-convert ships them, without a network."""
 
 import contextlib
 import functools
