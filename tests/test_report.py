@@ -21,8 +21,8 @@ from spectral_jax.workdir.logs import read_metrics
 SETTINGS = {
     "batch_size": 64, "steps": 12, "log_every": 2, "diagnostics_every": 5, "eval_every_epochs": 0,
     "checkpoint.every_steps": 12, "optimizer.warmup_epochs": 0, "model.width": 0.125, "model.projector_hidden": 8,
-    "model.projector_dim": 8, "eval.knn_limit": 100, "eval.test_limit": 60, "eval.train_limit": 200,
-    "eval.baseline_limit": 100, "eval.shot_draws": 2, "eval.probe_steps": 5, "eval.shot_steps": 5}
+    "model.projector_dim": 8, "eval.knn_limit": 200, "eval.test_limit": 60, "eval.train_limit": 200,
+    "eval.baseline_limit": 200, "eval.shot_draws": 2, "eval.probe_steps": 5, "eval.shot_steps": 5}
 MEGABYTE = 2**20
 
 
@@ -111,7 +111,7 @@ def test_scores_pairs_maps_and_neighbors_are_there(workdir):
   for scores in (*summary["learners"].values(), summary["raw_pixels"], summary["random_init"]):
     for key in ("knn_accuracy", "linear_accuracy", "few_shot_accuracy"):
       assert f">{scores[key]:.4f}</td>" in page
-  assert page.count("<img") == 3 * 10 + 8 * 9
+  assert page.count('src="data:image/') == 3 * 10 + 8 * 9
   assert "ce ~ cl" in page and "Linear CKA, encoder, test set" in page
   best = max(scores["linear_accuracy"] for scores in summary["learners"].values())
   assert f'class="best">{best:.4f}</td>' in page
