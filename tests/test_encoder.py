@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import spectral_jax
-from spectral_jax import embed
+from spectral_jax import embedding
 from spectral_jax._errors import ConfigError, RunError
 from spectral_jax.config import load_config
 from spectral_jax.data.folder import open_images
@@ -227,7 +227,7 @@ def test_embedding_a_folder_converts_colors(trained, tmp_path):
   save_images(tmp_path, 5, color=True)
   config = read_config(folder)
   variables, _ = read_network(folder, config)
-  found = embed.embed(config, variables, str(tmp_path), batch_size=4)
+  found = embedding.embed(config, variables, str(tmp_path), batch_size=4)
   split, names, _ = open_images(tmp_path, image_size=8, channels=1)
   apply, loaded = spectral_jax.load_encoder(folder)
   np.testing.assert_allclose(found["features"], apply(loaded, split.images()), rtol=1e-5, atol=1e-6)

@@ -29,7 +29,7 @@ LAYERS = (
     ("data", "models"),
     ("evaluation",),
     ("workdir",),
-    ("encoder",),
+    ("embedding", "encoder"),
     ("training",),
     ("reports",),
     ("studies",),
