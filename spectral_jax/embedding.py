@@ -71,15 +71,16 @@ def _open(config, data, data_dir, part, channels, skip_undecodable):
 
 
 def export(path, variables, config, step):
-  """Writes variables as safetensors, `params.encoder.conv1.kernel` and so on; `metadata` has the model's config."""
+  """Writes variables as safetensors, `params.encoder.conv1.kernel` and so on; "about" in their
+  metadata has the model's config, the images' size and the step."""
   try:
     from safetensors.numpy import save_file
   except ModuleNotFoundError as error:
     raise ConfigError("--export writes safetensors; install the extra: pip install 'spectral_jax[safetensors]'") from error
   arrays = {name: np.ascontiguousarray(array) for name, array in flat(variables).items() if not isinstance(array, dict)}
-  metadata = {"model": json.dumps(config.model.to_dict()), "image_size": str(config.data.image_size), "step": str(step)}
+  about = {"model": config.model.to_dict(), "image_size": config.data.image_size, "step": step}
   part = f"{path}.part"
-  save_file(arrays, part, metadata)
+  save_file(arrays, part, {"about": json.dumps(about, sort_keys=True)})
   os.replace(part, path)
 
 

@@ -216,7 +216,8 @@ def test_the_command_writes_features_and_variables(trained, tmp_path):
   with safetensors.safe_open(exported, "np") as file:
     np.testing.assert_array_equal(file.get_tensor("params.encoder.conv1.kernel"),
                                   state.learners["cl"].params["model"]["encoder"]["conv1"]["kernel"])
-    assert json.loads(file.metadata()["model"])["encoder"] == "convnet" and file.metadata()["step"] == "8"
+    about = json.loads(file.metadata()["about"])
+    assert about["model"]["encoder"] == "convnet" and about["step"] == 8 and about["image_size"] == 8
     assert len(file.keys()) == len(jax.tree.leaves(variables_of(state.learners["cl"])))
   wrong = command(folder)
   assert wrong.returncode == 1 and "nothing to do" in wrong.stderr and "Traceback" not in wrong.stderr
