@@ -37,18 +37,27 @@ def run(main, default="digits"):
   def body(rest):
     if len(rest) > 1:
       raise app.UsageError(f"unexpected arguments {rest[1:]}; config keys are set as --config.KEY=VALUE")
-    logging.set_verbosity(logging.ERROR)  # JAX and orbax log every step of theirs
-    keep_compiled()
-    from spectral_jax.preemption import EXIT_CODE, Preempted
-    try:
-      main(holder.value, pathlib.Path(path.split(":")[0]).stem)
-    except (ConfigError, RunError) as error:
-      sys.exit(f"\nError: {error}")
-    except Preempted:
-      print("Stopped as asked; the same command goes on from here.", file=sys.stderr)
-      sys.exit(EXIT_CODE)
+    _ended_plainly(lambda: main(holder.value, pathlib.Path(path.split(":")[0]).stem))
 
   app.run(body, argv)
+
+
+def run_on_workdirs(main):
+  """Parses the flags and calls `main(workdirs)` with the words that are none; ends as `run` does."""
+  app.run(lambda argv: _ended_plainly(lambda: main(argv[1:])))
+
+
+def _ended_plainly(work):
+  logging.set_verbosity(logging.ERROR)  # JAX and orbax log every step of theirs
+  keep_compiled()
+  from spectral_jax.preemption import EXIT_CODE, Preempted
+  try:
+    work()
+  except (ConfigError, RunError) as error:
+    sys.exit(f"\nError: {error}")
+  except Preempted:
+    print("Stopped as asked; the same command goes on from here.", file=sys.stderr)
+    sys.exit(EXIT_CODE)
 
 
 def keep_compiled():

@@ -30,11 +30,12 @@ LAYERS = (
     ("data", "models"),
     ("evaluation",),
     ("workdir",),
+    ("embedding", "encoder"),
     ("training",),
     ("reports",),
     ("studies",),
     ("command", "job"),
-    ("compare", "main", "sweep", "validate", "variance"),
+    ("compare", "embed", "main", "report", "sweep", "validate", "variance"),
 )
 
 

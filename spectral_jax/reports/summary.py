@@ -9,14 +9,16 @@ import numpy as np
 from spectral_jax import spectrum
 from spectral_jax._arrays import unit_rows
 from spectral_jax.evaluation import SCORES, score, split_pixels, spread
-from spectral_jax.reports import gallery, pairs
+from spectral_jax.reports import gallery, pairs, report
 from spectral_jax.training.state import variables
 from spectral_jax.workdir import checkpoints
 from spectral_jax.workdir.folder import SUMMARY, is_lead, read_json, write_json
 from spectral_jax.workdir.logs import images_per_second
 
 SCORED = "scores.json"  # what has been scored so far, should the run be stopped meanwhile
-FILES = (("summary.json", "these figures"),
+REPORT = "report.html"
+FILES = ((REPORT, "all of it on one page"),
+         ("summary.json", "these figures"),
          ("curves.png", "loss, accuracy and ranks over training"),
          ("alignment.png", "how alike the learners are, over training, and the bounds"),
          ("pairs.png", "how alike every two learners are"),
@@ -51,7 +53,8 @@ def finished_before(run, folder):
   """Repeats the closing table of a run that needs nothing more."""
   summary = read_json(folder / SUMMARY)
   print_table(summary, run.config.eval.shots, folder)
-  print("This run was finished before. Give another --workdir to train again.")
+  print(f"This run was finished before. Give another --workdir to train again; to go on from its weights with a new "
+        f"schedule add --config.init_from={folder}")
   return summary
 
 
@@ -99,10 +102,12 @@ def closing(run, state, host, folder):
     summary |= pairs.summary(folder)
     if is_lead():
       pairs.draw(folder, summary)
-  gallery.draw(run, state, folder, summary, described(first), described("random_init"))
+  names = sorted(state.learners, key=lambda name: name != first)
+  gallery.draw(run, state, folder, summary, {name: described(name) for name in (*names, "random_init")})
   if is_lead():
     write_json(folder / SUMMARY, summary)
     (folder / SCORED).unlink()
+    report.write(folder / REPORT, [folder])
   print_table(summary, run.config.eval.shots, folder)
   return summary
 

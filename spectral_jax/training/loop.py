@@ -40,6 +40,8 @@ def train(run, folder, evaluate=None):
       content, host = restored
       state, tables = State(**content["state"]), of_stored(content["tables"])
       print(f"Going on from the checkpoint of step {int(state.step)}.")
+    elif config.init_from:
+      state = run.start()
     log = Log(folder, int(state.step), run.total_steps, config, host)
     try:
       with Planner(run.plan, run.bank, tables, log) as planner:

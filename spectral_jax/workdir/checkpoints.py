@@ -152,6 +152,41 @@ def restore(manager, step, example):
   return arrays, host
 
 
+def network(manager, step, learner):
+  """Reads one learner's network and nothing else: no optimizer's state, no example of a tree is needed.
+
+  Args:
+    manager: from `open_checkpoints`.
+    step: of a checkpoint that is there.
+    learner: its name.
+
+  Returns:
+    `{"params": ..., "batch_stats": ...}` as NumPy arrays, as `model.apply` takes them.
+
+  Raises:
+    KeyError: there is no such learner; its argument is the list of those there are.
+    RunError: the checkpoint is damaged, cannot be read, or was written in another format.
+  """
+  folder = pathlib.Path(manager.directory) / str(step)
+  reason = damage(folder)  # a part of the arrays cannot be held against the fingerprint of all
+  if reason:
+    raise Damaged(f"the checkpoint {folder} is damaged ({reason})")
+  host = manager.restore(step, args=ocp.args.Composite(host=ocp.args.JsonRestore())).host
+  _check_format(host, folder)
+  with ocp.PyTreeCheckpointer() as checkpointer:
+    learners = checkpointer.metadata(folder / "arrays").item_metadata.tree["state"]["learners"]
+    if learner not in learners:
+      raise KeyError(sorted(learners))
+    found = learners[learner]
+    part = {"state": {"learners": {learner: {"params": {"model": found["params"]["model"]},
+                                             "batch_stats": found.get("batch_stats") or {}}}}}
+    arrays = checkpointer.restore(folder / "arrays", args=ocp.args.PyTreeRestore(
+        item=jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), part),
+        restore_args=jax.tree.map(lambda x: ocp.RestoreArgs(restore_type=np.ndarray), part), partial_restore=True))
+  read = arrays["state"]["learners"][learner]
+  return {"params": read["params"]["model"], "batch_stats": read["batch_stats"]}
+
+
 def _check_format(host, folder):
   found = host.get("format", 1)
   if found != FORMAT:
