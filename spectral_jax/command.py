@@ -12,6 +12,10 @@ from spectral_jax._errors import ConfigError, RunError
 from spectral_jax.config import check_keys, find_config
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Where everything is left; by default a folder of runs/.")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "Of several processes: HOST:PORT of the first, where no launcher says it.")
+PROCESSES = flags.DEFINE_integer("processes", None, "Of several processes: how many there are; 1: this one alone.")
+PROCESS = flags.DEFINE_integer("process", None, "Of several processes: the number of this one, from 0.")
+LOST_AFTER = flags.DEFINE_integer("lost_after", 60, "Of several processes: one silent for so many seconds is lost; all end.")
 
 CACHE = "~/.cache/spectral_jax/compiled"
 
@@ -37,13 +41,16 @@ def run(main, default="digits"):
       raise app.UsageError(f"unexpected arguments {rest[1:]}; config keys are set as --config.KEY=VALUE")
     logging.set_verbosity(logging.ERROR)  # JAX and orbax narrate
     keep_compiled()
-    from spectral_jax.preemption import EXIT_CODE, Preempted
+    from spectral_jax import distributed
+    from spectral_jax.preemption import EXIT_CODE, Preempted, leaving
     try:
-      main(holder.value, pathlib.Path(path.split(":")[0]).stem)
+      distributed.start(COORDINATOR.value, PROCESSES.value, PROCESS.value, lost_after=LOST_AFTER.value)
+      with distributed.together(), leaving():
+        main(holder.value, pathlib.Path(path.split(":")[0]).stem)
     except (ConfigError, RunError) as error:
       sys.exit(f"\nError: {error}")
     except Preempted:
-      print("Stopped as asked; the same command goes on from here.", file=sys.stderr)
+      print("Stopped as asked; the same command goes on from here.", file=sys.stderr, flush=True)
       sys.exit(EXIT_CODE)
 
   app.run(body, argv)

@@ -1,0 +1,172 @@
+"""Real processes for tests and soak scripts: forked from one that has imported everything, so that each starts at once.
+
+`Forge` starts the server below; `start` has it fork a child that runs the main command as `python -m spectral_jax.main`
+would, in a process group of its own. A signal can be sent at a chosen moment: `at=(place, number, signal)`, when the
+function `place` ("module:name") is called for the `number`th time, or with an argument as "module:name(argument)".
+"""
+
+import collections
+import importlib
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+class Child:
+  """A process of a forge; `wait` returns its exit code, negative for a signal."""
+
+  def __init__(self, pid, log, codes):
+    self.pid, self.log, self._codes = pid, pathlib.Path(log), codes
+
+  def wait(self, timeout=120):
+    until = time.monotonic() + timeout
+    while (code := self._codes(self.pid)) is None:
+      if time.monotonic() > until:
+        os.kill(self.pid, signal.SIGKILL)
+        raise TimeoutError(f"process {self.pid} did not end within {timeout} s:\n{self.said()[-3000:]}")
+      time.sleep(0.02)
+    return code
+
+  def kill(self, number):
+    os.kill(self.pid, number)
+
+  def running(self):
+    return self._codes(self.pid) is None
+
+  def said(self):
+    return self.log.read_text(errors="replace")
+
+
+class Forge:
+  """A server that forks; close it at the end."""
+
+  def __init__(self, folder, cache):
+    self._folder, self._count, self._ended = pathlib.Path(folder), 0, {}
+    self._folder.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(cache),
+                   "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "TF_CPP_MIN_LOG_LEVEL": "1"}
+    self._server = subprocess.Popen([sys.executable, "-m", "tests.forge"], cwd=ROOT, env=environment, text=True,
+                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+  def start(self, *flags, devices=1, at=None, quick=True):
+    """Starts the main command with these flags on so many CPU devices; returns a `Child`."""
+    self._count += 1
+    log = self._folder / f"{self._count}.log"
+    pid = self._ask({"flags": list(map(str, flags)), "devices": devices, "log": str(log), "at": at, "quick": quick})
+    return Child(pid, log, self._code)
+
+  def run(self, *flags, timeout=120, **options):
+    """The same, waited for; returns its exit code and what it said."""
+    child = self.start(*flags, **options)
+    return child.wait(timeout), child.said()
+
+  def _code(self, pid):
+    if pid not in self._ended:
+      code = self._ask({"wait": pid})
+      if code is None:
+        return None
+      self._ended[pid] = code
+    return self._ended[pid]
+
+  def _ask(self, question):
+    self._server.stdin.write(json.dumps(question) + "\n")
+    self._server.stdin.flush()
+    return json.loads(self._server.stdout.readline())
+
+  def close(self):
+    self._server.stdin.close()
+    self._server.wait(30)
+
+
+def free_port():
+  with socket.socket() as probe:
+    probe.bind(("127.0.0.1", 0))
+    return probe.getsockname()[1]
+
+
+def serve():
+  import spectral_jax.job  # so that children need not
+  import spectral_jax.main
+  import matplotlib.pyplot
+  import sklearn.datasets
+  for line in sys.stdin:
+    question = json.loads(line)
+    if "wait" in question:
+      pid, status = os.waitpid(question["wait"], os.WNOHANG)
+      answer = os.waitstatus_to_exitcode(status) if pid else None
+    else:
+      answer = os.fork()
+      if not answer:
+        child(question)
+    print(json.dumps(answer), flush=True)
+
+
+def child(question):
+  os.setpgid(0, 0)
+  log = os.open(question["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+  os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+  os.dup2(log, 1)
+  os.dup2(log, 2)
+  import jax
+  from spectral_jax import command, main
+  jax.config.update("jax_num_cpu_devices", question["devices"])
+  jax.config.update("jax_disable_most_optimizations", question["quick"])
+  if question["at"]:
+    arm(*question["at"])
+  sys.argv = ["main", *question["flags"]]
+  sys.modules["__main__"] = main
+  code = 1
+  try:
+    command.run(main.main)
+  except SystemExit as end:
+    code = end.code
+    if isinstance(code, str):
+      print(code, file=sys.stderr)
+      code = 1
+    code = code or 0
+  except BaseException:
+    import traceback
+    traceback.print_exc()
+  finish(code)
+
+
+def finish(code):
+  """Ends as the interpreter would: with the functions that are to be called at exit."""
+  import atexit
+  import threading
+  threading._shutdown()
+  atexit._run_exitfuncs()
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(code)
+
+
+def arm(place, number, signal_number):
+  """Sends this process a signal when it comes to a place for the `number`th time."""
+  path, _, argument = place.removesuffix(")").partition("(")
+  module, _, name = path.partition(":")
+  holder = importlib.import_module(module)
+  for part in name.split(".")[:-1]:
+    holder = getattr(holder, part)
+  name = name.split(".")[-1]
+  inner, calls = getattr(holder, name), collections.Counter()
+
+  def outer(*args, **kwargs):
+    if not argument or argument in [*args, *kwargs.values()]:
+      calls[place] += 1
+      if calls[place] == number:
+        os.kill(os.getpid(), signal_number)
+    return inner(*args, **kwargs)
+
+  setattr(holder, name, outer)
+
+
+if __name__ == "__main__":
+  serve()
