@@ -37,3 +37,13 @@ def quick_compilation(request, tmp_path_factory):
   yield
   # A process may map only so many pieces of memory, and every compiled program holds some.
   jax.clear_caches()
+
+
+@pytest.fixture(scope="session")
+def forge(tmp_path_factory):
+  """Starts real processes of the main command, quickly; see tests/forge.py."""
+  from tests.forge import Forge
+  base = tmp_path_factory.getbasetemp()
+  forge = Forge(base / "forge", os.environ.get("SPECTRAL_JAX_TEST_CACHE") or base / "compiled")
+  yield forge
+  forge.close()

@@ -55,11 +55,15 @@ class Forge:
     self._server = subprocess.Popen([sys.executable, "-m", "tests.forge"], cwd=ROOT, env=environment, text=True,
                                     stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
-  def start(self, *flags, devices=1, at=None, quick=True):
-    """Starts the main command with these flags on so many CPU devices; returns a `Child`."""
+  def start(self, *flags, devices=1, at=None, quick=True, entry="main"):
+    """Starts the main command with these flags on so many CPU devices; with `entry` "train" it does not score the end.
+
+    Returns a `Child`.
+    """
     self._count += 1
     log = self._folder / f"{self._count}.log"
-    pid = self._ask({"flags": list(map(str, flags)), "devices": devices, "log": str(log), "at": at, "quick": quick})
+    pid = self._ask({"flags": list(map(str, flags)), "devices": devices, "log": str(log), "at": at, "quick": quick,
+                     "entry": entry})
     return Child(pid, log, self._code)
 
   def run(self, *flags, timeout=120, **options):
@@ -124,7 +128,7 @@ def child(question):
   sys.modules["__main__"] = main
   code = 1
   try:
-    command.run(main.main)
+    command.run({"main": main.main, "train": train, "crops": crops}[question["entry"]])
   except SystemExit as end:
     code = end.code
     if isinstance(code, str):
@@ -135,6 +139,48 @@ def child(question):
     import traceback
     traceback.print_exc()
   finish(code)
+
+
+def train(config, name):
+  """The main job without its scores and pictures."""
+  from spectral_jax import command, preemption
+  from spectral_jax.training import loop, run
+  from spectral_jax.workdir.folder import claim
+  opened = run.open_run(config)
+  with claim(command.WORKDIR.value, config) as folder, preemption.watched():
+    loop.train(opened, folder)
+
+
+def crops(config, name):
+  """Leaves the first epoch's batches as they lie on this process's devices, and which images it has read for them."""
+  import dataclasses
+  import jax
+  import numpy as np
+  from spectral_jax import command, mesh
+  from spectral_jax.data import open_dataset
+  from spectral_jax.training.batches import feed, tables
+  split, read = open_dataset(config.data).train, []
+  inner = split.encoded.read
+
+  def counted(indices):
+    read.extend(np.asarray(indices).tolist())
+    return inner(indices)
+
+  split = dataclasses.replace(split, encoded=dataclasses.replace(split.encoded, read=counted))
+  table = tables.epoch_indices(config.seed, 0, split.size, config.batch_size)
+  of = feed.make_feed(split, mesh.make_mesh(), config.data.image_size, config.seed, config.augment.crop_scale)
+  batches = list(of(table, 0))
+
+  def mine(array, axis):
+    shards = sorted(array.addressable_shards, key=lambda shard: shard.index[axis].start or 0)
+    return np.concatenate([np.asarray(shard.data) for shard in shards], axis)
+
+  folder = pathlib.Path(command.WORKDIR.value)
+  folder.mkdir(parents=True, exist_ok=True)
+  order = {index: at for at, index in enumerate(table.ravel().tolist())}
+  np.savez(folder / f"crops-{jax.process_index()}.npz", read=sorted(read, key=order.get),
+           index=np.stack([mine(batch["index"], 0) for batch in batches]),
+           images=np.stack([mine(batch["images"], 1) for batch in batches]))
 
 
 def finish(code):

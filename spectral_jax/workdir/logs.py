@@ -44,7 +44,7 @@ class Log:
     self._seconds = host["seconds"]           # trained, evaluation left out
     self._timed = list(host["timed"])         # steps and seconds of intervals that compiled nothing
     self._last = dict(host["last"])
-    self.evaluated = host["evaluated"]        # the last step whose scores are written
+    self.was_interrupted = "pending" in host  # by a signal, and not stopped at a checkpoint that was due
     self._present, self._before = [(s, record) for s, record in host.get("pending", [])], []
     self._started, self._fresh = None, True
     self._lead = is_lead()
@@ -106,7 +106,7 @@ class Log:
 
   def host(self):
     """The numbers that a checkpoint carries along."""
-    return {"seconds": self._seconds, "timed": self._timed, "last": self._last, "evaluated": self.evaluated}
+    return {"seconds": self._seconds, "timed": self._timed, "last": self._last}
 
   def close(self):
     self._bar.close()
