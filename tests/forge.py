@@ -49,13 +49,14 @@ class Forge:
 
   def __init__(self, folder, cache):
     self._folder, self._count, self._ended = pathlib.Path(folder), 0, {}
+    self.cache = cache
     self._folder.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(cache),
                    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "TF_CPP_MIN_LOG_LEVEL": "1"}
     self._server = subprocess.Popen([sys.executable, "-m", "tests.forge"], cwd=ROOT, env=environment, text=True,
                                     stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
-  def start(self, *flags, devices=1, at=None, quick=True, entry="main"):
+  def start(self, *flags, devices=1, at=None, quick=True, entry="main", env=None):
     """Starts the main command with these flags on so many CPU devices; with `entry` "train" it does not score the end.
 
     Returns a `Child`.
@@ -63,7 +64,7 @@ class Forge:
     self._count += 1
     log = self._folder / f"{self._count}.log"
     pid = self._ask({"flags": list(map(str, flags)), "devices": devices, "log": str(log), "at": at, "quick": quick,
-                     "entry": entry})
+                     "entry": entry, "env": env or {}})
     return Child(pid, log, self._code)
 
   def run(self, *flags, timeout=120, **options):
@@ -118,6 +119,7 @@ def child(question):
   os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
   os.dup2(log, 1)
   os.dup2(log, 2)
+  os.environ.update(question["env"])
   import jax
   from spectral_jax import command, main
   jax.config.update("jax_num_cpu_devices", question["devices"])
@@ -128,7 +130,7 @@ def child(question):
   sys.modules["__main__"] = main
   code = 1
   try:
-    command.run({"main": main.main, "train": train, "crops": crops}[question["entry"]])
+    command.run({"main": main.main, "train": train, "crops": crops, "roll_call": roll_call}[question["entry"]])
   except SystemExit as end:
     code = end.code
     if isinstance(code, str):
@@ -149,6 +151,12 @@ def train(config, name):
   opened = run.open_run(config)
   with claim(command.WORKDIR.value, config) as folder, preemption.watched():
     loop.train(opened, folder)
+
+
+def roll_call(config, name):
+  """Says who this process is."""
+  import jax
+  print(f"process {jax.process_index()} of {jax.process_count()}, {jax.local_device_count()} of {jax.device_count()} devices")
 
 
 def crops(config, name):

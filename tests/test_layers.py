@@ -25,6 +25,7 @@ LAYERS = (
     ("_names",),
     ("_anchors", "_arrays", "_defaults", "_eager", *MATHEMATICS),
     ("config", "defaults", "mesh", "preemption", "progress"),
+    ("distributed",),
     ("augment",),
     ("data", "models"),
     ("evaluation",),
@@ -33,7 +34,7 @@ LAYERS = (
     ("reports",),
     ("studies",),
     ("command", "job"),
-    ("compare", "main", "validate", "variance"),
+    ("compare", "main", "plan", "validate", "variance"),
 )
 
 

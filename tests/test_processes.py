@@ -34,7 +34,7 @@ LOG_ADD = "spectral_jax.workdir.logs:Log.add"
 def start(forge, folder, *flags, at=(None, None), entry="train", settings=SETTINGS):
   """Two processes of two devices each; `at[i]` is the moment of process i."""
   port = free_port()
-  return [forge.start(*runs.flags(settings, folder), *flags, f"--coordinator=127.0.0.1:{port}", "--processes=2",
+  return [forge.start(*flags, *runs.flags(settings, folder), f"--coordinator=127.0.0.1:{port}", "--processes=2",
                       f"--process={i}", f"--lost_after={LOST_AFTER}", devices=2, at=at[i], entry=entry) for i in range(2)]
 
 
@@ -112,17 +112,15 @@ def test_each_process_decodes_its_own_columns_alone_and_the_crops_are_the_same(f
     folder.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(i).integers(0, 256, (20 + i, 30 - i // 2, 3), np.uint8)
     Image.fromarray(pixels).save(folder / f"{i}.png")
-  settings = {**SETTINGS, "data.name": "folder", "data.data_dir": data, "data.image_size": 16, "data.path": "stream",
-              "batch_size": 8, "steps": 2, "augment.crop_scale": "(0.2, 1.0)", "selection.rule": "random",
-              "eval.shots": 1}
-  codes, said = ended(start(forge, tmp_path / "run", entry="crops", settings=settings))
+  settings = {"data.name": "folder", "data.data_dir": str(data), "data.image_size": 16, "data.path": "stream",
+              "batch_size": 8}
+  codes, said = ended(start(forge, tmp_path / "run", "--config=cifar10", entry="crops", settings=settings))
   assert codes == [0, 0], said
-  config = load_config("digits")
-  config.update_from_flattened_dict({key: settings[key] for key in ("data.name", "data.image_size", "data.path")})
-  config.data.data_dir = str(data)
+  config = load_config("cifar10")
+  config.update_from_flattened_dict(settings)
   split = open_dataset(config.data).train
   table = epoch_indices(0, 0, split.size, 8)
-  stream = list(split.stream(table, image_size=16, seed=0, start_step=0, train=True, views=2, crop_scale=(0.2, 1.0)))
+  stream = list(split.stream(table, image_size=16, seed=0, start_step=0, train=True, views=2, crop_scale=config.augment.crop_scale))
   for process in range(2):
     found = np.load(tmp_path / "run" / f"crops-{process}.npz")
     columns = slice(4 * process, 4 * process + 4)
