@@ -47,3 +47,13 @@ def forge(tmp_path_factory):
   forge = Forge(base / "forge", os.environ.get("SPECTRAL_JAX_TEST_CACHE") or base / "compiled")
   yield forge
   forge.close()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(forge, tmp_path_factory):
+  """What a run of `runs.SETTINGS` leaves that nobody disturbs."""
+  from tests import runs
+  folder = tmp_path_factory.mktemp("undisturbed")
+  code, said = forge.run(*runs.flags(runs.SETTINGS, folder), entry="train")
+  assert code == 0, said
+  return runs.left(folder)

@@ -34,6 +34,14 @@ class Child:
       time.sleep(0.02)
     return code
 
+  def wait_until_stopped(self, timeout=120):
+    """Waits until SIGSTOP has taken effect."""
+    until = time.monotonic() + timeout
+    while pathlib.Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+      if not self.running() or time.monotonic() > until:
+        raise TimeoutError(f"process {self.pid} did not stop:\n{self.said()[-3000:]}")
+      time.sleep(0.02)
+
   def kill(self, number):
     os.kill(self.pid, number)
 

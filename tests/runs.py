@@ -8,6 +8,13 @@ import orbax.checkpoint as ocp
 
 from spectral_jax.workdir.logs import read_metrics
 
+# Batches of 240 of 1,437 digits: an epoch has 5 steps; chosen batches from epoch 2 on, evaluations at steps 10 and 17.
+SETTINGS = {
+    "batch_size": 240, "steps": 17, "log_every": 3, "diagnostics_every": 0, "eval_every_epochs": 2,
+    "checkpoint.every_steps": 7, "checkpoint.keep": 2, "optimizer.warmup_epochs": 0, "model.width": 0.125,
+    "model.projector_hidden": 8, "model.projector_dim": 8, "eval.knn_limit": 200, "eval.test_limit": 50,
+    "selection.rule": "greedy", "selection.candidates": 16, "bank.refresh_epochs": 1}
+
 
 def flags(settings, folder, *more):
   """Settings as flags of the main command."""
