@@ -30,7 +30,8 @@ from tests.forge import Forge, free_port
 SETTINGS = {**runs.SETTINGS, "steps": 24, "log_every": 1}
 LOG_ADD = "spectral_jax.workdir.logs:Log.add"
 # Seconds of silence after which a process counts as lost.
-LOST_AFTER = 10
+LOST_AFTER = 20
+FULLY_SHARDED = ((".*", "fsdp"),)
 LAYOUTS = ((1, 1), (1, 2), (1, 4), (1, 8), (2, 2), (4, 1))
 
 
@@ -44,9 +45,10 @@ class Matrix:
         "about": "python benchmarks/processes.py; digits, 24 steps, chosen batches, CPU devices, gloo, 2 shared cores; "
                  f"--lost_after={LOST_AFTER}"}
 
-  def start(self, folder, processes, devices, at=()):
+  def start(self, folder, processes, devices, at=(), sharding=None):
     """Starts a run on `processes` of `devices` each; `at` holds the moment of each that has one."""
-    flags = runs.flags(SETTINGS, folder, f"--lost_after={LOST_AFTER}")
+    settings = SETTINGS if sharding is None else {**SETTINGS, "sharding": sharding}
+    flags = runs.flags(settings, folder, f"--lost_after={LOST_AFTER}")
     if processes == 1:
       return [self.forge.start(*flags, devices=devices, entry="train", at=at[0] if at else None)]
     port = free_port()
@@ -72,9 +74,9 @@ class Matrix:
     return {"same_index_tables": all(np.array_equal(reference[1][name], found[1][name]) for name in tables),
             "largest_relative_deviation_of_a_loss": max(abs(losses[1][s] / losses[0][s] - 1) for s in losses[0])}
 
-  def layout(self, processes, devices):
-    folder = self.new(f"{processes}x{devices}")
-    self.ended(self.start(folder, processes, devices))
+  def layout(self, processes, devices, sharding=None):
+    folder = self.new(f"{processes}x{devices}" + ("" if sharding is None else "-sharded"))
+    self.ended(self.start(folder, processes, devices, sharding=sharding))
     return self.compared(folder)
 
   def moved(self, name, first, then, number):
@@ -109,6 +111,7 @@ class Matrix:
     """Everything that is recorded, by name."""
     for processes, devices in LAYOUTS:
       yield f"{processes} x {devices}", lambda p=processes, d=devices: self.layout(p, d)
+    yield "2 x 2, fully sharded", lambda: self.layout(2, 2, FULLY_SHARDED)
     for name, first, then, number in (
         ("SIGTERM to one of 2 x 2, resumed on 1 x 2", (2, 2), (1, 2), signal.SIGTERM),
         ("SIGTERM on 1 x 4, resumed on 2 x 2", (1, 4), (2, 2), signal.SIGTERM),

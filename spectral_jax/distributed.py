@@ -98,7 +98,7 @@ def together():
   """
   try:
     yield
-  except Exception as error:  # whatever it is, it is said and ends the process
+  except (Exception, KeyboardInterrupt) as error:  # whatever it is, it is said and ends the process
     if jax.process_count() == 1 or isinstance(error, Preempted):  # which all are, at the same moment
       raise
     if isinstance(error, (ConfigError, RunError)):

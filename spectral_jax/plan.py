@@ -178,7 +178,7 @@ def pace(found, chip, utilization):
     raise ConfigError(f"--utilization must lie in (0, 1], got {utilization}")
   seconds = (found["flops_encoder"] + found["flops_loss"]) / (found["devices"] * peak * 1e12 * utilization)
   found = {"step_seconds": seconds, "images_per_second": found["batch_size"] / seconds,
-           "epoch_minutes": found["examples"] / found["batch_size"] * seconds / 60}
+           "epoch_seconds": found["examples"] / found["batch_size"] * seconds}
   return found if memory is None else {**found, "bytes_of_chip": memory * 10**9}
 
 
@@ -203,7 +203,7 @@ def table(found, config):
   if "step_seconds" in found:
     lines += [f"  {'time':14}{found['step_seconds']:12,.4f} s at {UTILIZATION.value:.0%} of the peak, if nothing waits",
               f"  {'input':14}{found['images_per_second']:12,.0f} images/s, each decoded once and cropped twice",
-              f"  {'epoch':14}{found['epoch_minutes']:12,.1f} min"]
+              f"  {'epoch':14}{found['epoch_seconds']:12,.1f} s"]
   return "\n".join(lines)
 
 
