@@ -34,7 +34,8 @@ def run(main, default="digits"):
   except ConfigError as error:
     sys.exit(f"Error: {error}")
   holder = config_flags.DEFINE_config_file("config", path, "The config file of the run: a name or a path.", sys_argv=argv)
-  flags.adopt_module_key_flags(sys.modules[__name__])
+  for name in ("config", "workdir", "coordinator", "processes", "process", "lost_after"):  # so that --help of the command shows them beside its own
+    flags.FLAGS.register_key_flag_for_module(argv[0], flags.FLAGS[name])
 
   def body(rest):
     if len(rest) > 1:

@@ -18,6 +18,7 @@ from absl import app, flags, logging
 
 from spectral_jax import bounds, command, gradients, progress, spectrum
 from spectral_jax._anchors import LOSSES
+from spectral_jax.training.diagnostics import VANISHED
 
 ANCHORS = flags.DEFINE_integer(
     "anchors", 0, "Also check that many anchors of adversarial batches; a million take minutes.", lower_bound=0)
@@ -107,7 +108,7 @@ def study(seed=0):
   for n, d, temperature, anisotropy in settings:
     runs = [bands_of(jax.random.key(seed + s), temperature, anisotropy, n, d) for s in range(SEEDS)]
     row = {"n": n, "d": d, "temperature": temperature, "anisotropy": anisotropy,
-           "vanished": float(np.mean([np.mean(terms.repulsion * temperature < 0.01) for _, terms in runs]))}
+           "vanished": float(np.mean([np.mean(terms.repulsion * temperature < VANISHED) for _, terms in runs]))}
     for form in FORMS:
       lower, value, upper = (np.sqrt(np.concatenate([forms[form][k] for forms, _ in runs])) for k in range(3))
       row[form] = {"inside": float(np.mean((lower <= value) & (value <= upper))),

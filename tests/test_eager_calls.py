@@ -1,7 +1,6 @@
 """Gradients, bounds, spectra and metrics called eagerly: a second call compiles nothing and takes little longer than jitted."""
 
 import functools
-import statistics
 import time
 
 import chex
@@ -58,11 +57,11 @@ def test_a_second_call_takes_little_longer_than_a_jitted_one():
   for name in ("anchor_band", "knn_accuracy", "uniformity", "whiten newton_schulz"):
     forms = {"eager": CALLS[name], "jitted": jax.jit(CALLS[name])}
     times = {form: [] for form in forms}
-    for form, call in 15 * list(forms.items()):
+    for form, call in 30 * list(forms.items()):
       start = time.perf_counter()
       jax.block_until_ready(call())
       times[form].append(time.perf_counter() - start)
-    eager, jitted = (statistics.median(times[form][1:]) for form in ("eager", "jitted"))
+    eager, jitted = min(times["eager"]), min(times["jitted"])  # what else the machine does only adds
     assert eager <= 2 * jitted + 1e-3, (name, eager, jitted)
 
 

@@ -25,7 +25,7 @@ def sets():
   return z[:300], labels[:300], z[300:], labels[300:]
 
 
-def standardised(train_z, test_z):
+def standardized(train_z, test_z):
   mean, scale = train_z.mean(0), np.sqrt(train_z.var(0).mean())
   return (train_z - mean) / scale, (test_z - mean) / scale
 
@@ -33,7 +33,7 @@ def standardised(train_z, test_z):
 @pytest.mark.parametrize("c", [0.01, 1.0])
 def test_linear_probe_is_scikit_learns_logistic_regression(sets, c):
   train_z, train_y, test_z, test_y = sets
-  x, test_x = standardised(train_z, test_z)
+  x, test_x = standardized(train_z, test_z)
   reference = LogisticRegression(C=c, tol=1e-8, max_iter=1000).fit(x, train_y)
   w, b = jax.jit(fit, static_argnames=("num_classes", "steps"))(x, train_y, c, num_classes=CLASSES, steps=300)
   np.testing.assert_allclose(w.T, reference.coef_, atol=2e-3)
@@ -44,7 +44,7 @@ def test_linear_probe_is_scikit_learns_logistic_regression(sets, c):
 
 def test_few_shot_probe_averages_regressions_on_the_drawn_examples(sets):
   train_z, train_y, test_z, test_y = sets
-  x, test_x = standardised(train_z, test_z)
+  x, test_x = standardized(train_z, test_z)
   index, _ = draw_shots(train_y, CLASSES, 5, 10, seed=0)
   expected = np.mean([LogisticRegression().fit(x[i], train_y[i]).score(test_x, test_y) for i in index])
   accuracy = few_shot_accuracy(*sets, num_classes=CLASSES, shots=5, draws=10)

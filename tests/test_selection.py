@@ -32,7 +32,7 @@ def participation(rows, center=False):
 
 
 def slow_cost(chosen, x, objective, target, center):
-  # Two rows always span one direction about their mean; the second element is judged uncentred.
+  # Two rows always span one direction about their mean; the second element is judged uncentered.
   rank = participation(np.vstack([chosen, x]), center and len(chosen) > 1)
   most = min(len(chosen) + 1, len(x))
   return {"max": -rank, "min": rank, "target": abs(rank - (target or 0) * most)}[objective]

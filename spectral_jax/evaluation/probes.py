@@ -1,6 +1,6 @@
 r"""Linear classifiers on frozen features, fitted with the whole training set in one batch on the device.
 
-Both minimize multinomial logistic regression in scikit-learn's parametrisation,
+Both minimize multinomial logistic regression in scikit-learn's parametrization,
 
 $$ \tfrac12 \|W\|^2 + C \sum_i -\log \operatorname{softmax}(W^\top x_i + b)_{y_i}, $$
 
@@ -45,7 +45,7 @@ def linear_accuracy(train_z, train_y, test_z, test_y, *, num_classes, c=1.0, ste
 
 @functools.partial(jax.jit, static_argnames=("num_classes", "steps"))
 def _linear(train_z, train_y, test_z, test_y, c, *, num_classes, steps):
-  train_z, test_z = _standardise(train_z, test_z)
+  train_z, test_z = _standardize(train_z, test_z)
   weights = fit(train_z, train_y, c, num_classes=num_classes, steps=steps)
   return jnp.mean(predict(weights, test_z) == test_y)
 
@@ -53,7 +53,7 @@ def _linear(train_z, train_y, test_z, test_y, c, *, num_classes, steps):
 def few_shot_accuracy(train_z, train_y, test_z, test_y, *, num_classes, shots=5, draws=50, c=1.0, steps=60, seed=0):
   """Mean accuracy of logistic regressions fitted to `shots` labeled examples a class, over random draws of them.
 
-  The features are standardised with the statistics of the whole (unlabeled) training set. Draws depend on `seed` and
+  The features are standardized with the statistics of the whole (unlabeled) training set. Draws depend on `seed` and
   the labels alone, so that several representations are scored on the same examples.
 
   Args:
@@ -77,7 +77,7 @@ def few_shot_accuracy(train_z, train_y, test_z, test_y, *, num_classes, shots=5,
 
 @functools.partial(jax.jit, static_argnames=("num_classes", "steps"))
 def _few_shot(train_z, train_y, test_z, test_y, index, mask, c, *, num_classes, steps):
-  train_z, test_z = _standardise(train_z, test_z)
+  train_z, test_z = _standardize(train_z, test_z)
 
   def one(draw):
     chosen, counts = draw
@@ -138,7 +138,7 @@ def predict(weights, x):
   return jnp.argmax(x @ w + b, axis=1)
 
 
-def _standardise(train_z, test_z):
+def _standardize(train_z, test_z):
   train_z, test_z = jnp.asarray(train_z, jnp.float32), jnp.asarray(test_z, jnp.float32)
   mean = jnp.mean(train_z, axis=0)
   scale = jnp.sqrt(jnp.mean(jnp.var(train_z, axis=0)))

@@ -37,7 +37,6 @@ DENSE_ROWS_DEFAULT = 8192
 TILE_ROWS_DEFAULT = 4096
 
 
-
 def within(statistic, rows, plan=Plan()):
   """The statistic of each row of `rows` over the other rows that count: `(n,)`."""
   plan = settle(plan, rows.x.shape[0])._replace(statistic=statistic)
@@ -46,19 +45,18 @@ def within(statistic, rows, plan=Plan()):
 
 def across(statistic, rows, cols, plan=Plan(), columns=False):
   """The statistic of each row of `rows` over those of `cols`; with `columns`, also of each of `cols` over `rows`."""
-  # Without symmetry to use, tiles take more operations than the dense form: they begin to win at twice the rows.
   n = max(rows.x.shape[0], cols.x.shape[0])
-  plan = settle(plan, n, dense_factor=2)._replace(statistic=statistic, columns=columns)
+  plan = settle(plan, n)._replace(statistic=statistic, columns=columns)
   of_rows, of_cols = (_dense if plan.form == "dense" else _across)(plan, rows, cols)
   return (of_rows, of_cols) if columns else of_rows
 
 
-def settle(plan, n, dense_factor=1):
+def settle(plan, n):
   """`plan` with the form and the tile for n rows."""
   backend = jax.default_backend()
   can_be_dense = plan.axis_name is None and plan.matmul_dtype is None
   if can_be_dense and (plan.form == "dense" or (
-      plan.tile >= n if plan.tile else n <= dense_factor * DENSE_ROWS.get(backend, DENSE_ROWS_DEFAULT))):
+      plan.tile >= n if plan.tile else n <= DENSE_ROWS.get(backend, DENSE_ROWS_DEFAULT))):
     return plan._replace(form="dense", tile=n)
   most = n if plan.form == "dense" else plan.tile or TILE_ROWS.get(backend, TILE_ROWS_DEFAULT)
   # Equal tiles, so that little is padded: 1100 rows in tiles of at most 512 are three of 368.

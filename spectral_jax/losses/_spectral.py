@@ -1,4 +1,4 @@
-"""The spectral contrastive loss: a low-rank factorisation of the graph of augmentations."""
+"""The spectral contrastive loss: a low-rank factorization of the graph of augmentations."""
 
 import jax.numpy as jnp
 

@@ -1,9 +1,10 @@
 """What a loss sums over pairs: the three per-anchor statistics behind every loss of the package.
 
-Row i meets row j through one number `s_ij = x_i . y_j`. The softmax losses need `log sum_j exp(s_ij)` (`LogSumExp`), others
-a sum `sum_j f(s_ij)` (`ScoreSum`), the kernel losses `sum_j k(|x_i - y_j|^2)` (`KernelSum`). Each is summed tile by tile: `start` gives the empty tally, `add`
-puts a tile of pairs into it, `merge` joins two tallies, `finish` reads the result, and `slope` is its derivative with
-respect to the tile's `s_ij`. Dense, tiled and sharded losses all use these, so each formula is written once.
+Row i meets row j through one number `s_ij = x_i . y_j`. The softmax losses need `log sum_j exp(s_ij)` (`LogSumExp`),
+others a sum `sum_j f(s_ij)` (`ScoreSum`), the kernel losses `sum_j k(|x_i - y_j|^2)` (`KernelSum`). Each is summed tile
+by tile: `start` gives the empty tally, `add` puts a tile of pairs into it, `merge` joins two tallies, `finish` reads the
+result, and `slope` is its derivative with respect to the tile's `s_ij`. Dense, tiled and sharded losses all use these, so
+each formula is written once.
 
 Along `axis`, 1 sums over the columns of a tile (a statistic of its rows) and 0 over the rows (of its columns).
 """

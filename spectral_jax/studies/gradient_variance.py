@@ -56,13 +56,13 @@ def _measure(run, state, batches, method):
     # The step fixes the augmentation's randomness: other views for every batch, the same for every method.
     batch = {"index": jnp.asarray(index), "labels": run.labels[index]}
     views = run.views(state._replace(step=jnp.asarray(k, jnp.int32)), batch)
-    loss, g, spread = gradient(state.learners[run.program.main], views, batch)
+    loss, g, rho_squared = gradient(state.learners[run.program.main], views, batch)
     g = np.asarray(g, np.float64)
     delta = g - mean  # Welford: no difference of large sums
     mean = mean + delta / (k + 1)
     total += delta @ (g - mean)
     losses.append(float(loss))
-    rho.append(float(spread))
+    rho.append(float(rho_squared))
   variance, squared_mean = total / (batches - 1), mean @ mean
   return {
       "variance": float(variance), "normalized": float(variance / squared_mean), "squared_mean": float(squared_mean),
