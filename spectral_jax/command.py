@@ -12,10 +12,12 @@ from spectral_jax._errors import ConfigError, RunError
 from spectral_jax.config import check_keys, find_config
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Where everything is left; by default a folder of runs/.")
-COORDINATOR = flags.DEFINE_string("coordinator", None, "Of several processes: HOST:PORT of the first, where no launcher says it.")
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "Of several processes: HOST:PORT of the first, where no launcher says it.")
 PROCESSES = flags.DEFINE_integer("processes", None, "Of several processes: how many there are; 1: this one alone.")
 PROCESS = flags.DEFINE_integer("process", None, "Of several processes: the number of this one, from 0.")
 LOST_AFTER = flags.DEFINE_integer("lost_after", 60, "Of several processes: one silent for so many seconds is lost; all end.")
+OWN = ("workdir", "coordinator", "processes", "process", "lost_after")
 
 CACHE = "~/.cache/spectral_jax/compiled"
 
@@ -34,7 +36,7 @@ def run(main, default="digits"):
   except ConfigError as error:
     sys.exit(f"Error: {error}")
   holder = config_flags.DEFINE_config_file("config", path, "The config file of the run: a name or a path.", sys_argv=argv)
-  for name in ("config", "workdir", "coordinator", "processes", "process", "lost_after"):  # so that --help of the command shows them beside its own
+  for name in ("config", *OWN):  # so that --help of the command shows them beside its own
     flags.FLAGS.register_key_flag_for_module(argv[0], flags.FLAGS[name])
 
   def body(rest):

@@ -103,8 +103,9 @@ def test_planned_arithmetic_is_that_of_the_layers():
 
 
 def test_microbatches_take_less_memory_and_one_more_forward_pass():
-  one, four = (plan.plan(config_of(microbatches=m), plan.Sizes(1437, 10, 1), DEVICES) for m in (1, 4))
-  assert 3.5 < one["bytes_activations"] / four["bytes_activations"] < 4.5
+  one, four = (plan.plan(config_of(microbatches=m, batch_size=1024), plan.Sizes(1437, 10, 1), DEVICES) for m in (1, 4))
+  # Parameters are kept for the backward pass too, once in either.
+  assert 3.8 < one["bytes_activations"] / four["bytes_activations"] < 4
   assert 1.2 < four["flops_encoder"] / one["flops_encoder"] < 1.6
 
 

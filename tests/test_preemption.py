@@ -18,10 +18,10 @@ LOG_ADD = "spectral_jax.workdir.logs:Log.add"
 # run meets all of them, each from where the one before has left it.
 MOMENTS = (
     (LOG_ADD, 4, TERM),                                                            # step 4, off any boundary
-    ("spectral_jax.training.batches.planner:chosen_table", 1, TERM),               # selection, after the first refresh
+    ("spectral_jax.progress:bar(embedding)", 1, INT),                              # bank refresh
+    ("spectral_jax.training.batches.planner:chosen_table", 1, TERM),               # selection
     ("spectral_jax.progress:bar(encoding)", 2, INT),                               # evaluation
-    ("spectral_jax.workdir.checkpoints:save", 1, TERM),                            # saving what was evaluated
-    ("spectral_jax.progress:bar(embedding)", 1, INT))                              # the next refresh
+    ("spectral_jax.workdir.checkpoints:save", 1, TERM))                            # saving
 
 
 def test_preempted_at_every_moment_it_ends_with_the_same_bits(forge, undisturbed, tmp_path):
