@@ -2,7 +2,7 @@
 
   python benchmarks/processes.py [--out=docs/processes.json] [--folder=DIR] [--only=NAME]
 
-The digits with chosen batches on 1, 2, 4 and 8 devices of one process, on 2 processes of 2 devices and 4 of 1; stopped and
+The digits on 1, 2, 4 and 8 devices of one process, on 2 processes of 2 devices and 4 of 1; stopped and
 killed on some and resumed on others; one process killed, stalled or without a file. Records the largest relative deviation
 of a loss from that of one device, whether index tables agree to the last bit, exit codes, and how long the others took to
 end. Given the same `--out` it goes on where it was.
@@ -42,12 +42,12 @@ class Matrix:
     self.folder, self.out = pathlib.Path(folder), pathlib.Path(out)
     self.forge = Forge(self.folder / "logs", self.folder / "compiled")
     self.record = json.loads(self.out.read_text()) if self.out.exists() else {
-        "about": "python benchmarks/processes.py; digits, 24 steps, chosen batches, CPU devices, gloo, 2 shared cores; "
+        "about": "python benchmarks/processes.py; digits, 24 steps, CPU devices, gloo, 2 shared cores; "
                  f"--lost_after={LOST_AFTER}"}
 
-  def start(self, folder, processes, devices, at=(), sharding=None):
+  def start(self, folder, processes, devices, at=(), sharding=None, rule="random"):
     """Starts a run on `processes` of `devices` each; `at` holds the moment of each that has one."""
-    settings = SETTINGS if sharding is None else {**SETTINGS, "sharding": sharding}
+    settings = {**SETTINGS, "selection.rule": rule, **({} if sharding is None else {"sharding": sharding})}
     flags = runs.flags(settings, folder, f"--lost_after={LOST_AFTER}")
     if processes == 1:
       return [self.forge.start(*flags, devices=devices, entry="train", at=at[0] if at else None)]
@@ -65,19 +65,19 @@ class Matrix:
     shutil.rmtree(folder, ignore_errors=True)
     return folder
 
-  def compared(self, folder):
-    """What tells a run from the reference."""
-    reference, found = runs.left(self.folder / "1x1"), runs.left(folder)
+  def compared(self, folder, rule="random"):
+    """What tells a run from one on one device."""
+    reference, found = runs.left(self.folder / f"1x1-{rule}"), runs.left(folder)
     tables = [name for name in reference[1] if "tables" in name and "bank" not in name]
     losses = [{line["step"]: line["loss"] for line in lines if "loss" in line} for _, _, lines in (reference, found)]
     assert losses[0].keys() == losses[1].keys() and len(losses[0]) == SETTINGS["steps"]
     return {"same_index_tables": all(np.array_equal(reference[1][name], found[1][name]) for name in tables),
             "largest_relative_deviation_of_a_loss": max(abs(losses[1][s] / losses[0][s] - 1) for s in losses[0])}
 
-  def layout(self, processes, devices, sharding=None):
-    folder = self.new(f"{processes}x{devices}" + ("" if sharding is None else "-sharded"))
-    self.ended(self.start(folder, processes, devices, sharding=sharding))
-    return self.compared(folder)
+  def layout(self, processes, devices, sharding=None, rule="random"):
+    folder = self.new(f"{processes}x{devices}-{rule}" + ("" if sharding is None else "-sharded"))
+    self.ended(self.start(folder, processes, devices, sharding=sharding, rule=rule))
+    return self.compared(folder, rule)
 
   def moved(self, name, first, then, number):
     """Stopped or killed on one layout, taken up on another."""
@@ -111,6 +111,8 @@ class Matrix:
     """Everything that is recorded, by name."""
     for processes, devices in LAYOUTS:
       yield f"{processes} x {devices}", lambda p=processes, d=devices: self.layout(p, d)
+    for processes, devices in ((1, 1), (1, 4), (2, 2)):
+      yield f"{processes} x {devices}, chosen batches", lambda p=processes, d=devices: self.layout(p, d, rule="greedy")
     yield "2 x 2, fully sharded", lambda: self.layout(2, 2, FULLY_SHARDED)
     for name, first, then, number in (
         ("SIGTERM to one of 2 x 2, resumed on 1 x 2", (2, 2), (1, 2), signal.SIGTERM),
@@ -131,7 +133,7 @@ def main():
   options = parser.parse_args()
   matrix = Matrix(options.folder or tempfile.mkdtemp(), options.out)
   for k, (name, step) in enumerate(matrix.steps()):
-    made = name in matrix.record and (k or (matrix.folder / "1x1").exists())
+    made = name in matrix.record and (k or (matrix.folder / "1x1-random").exists())
     if made or k and options.only not in name:
       continue
     began = time.monotonic()

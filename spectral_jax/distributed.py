@@ -91,15 +91,18 @@ def _check(coordinator, processes, process, lost_after):
 
 
 @contextlib.contextmanager
-def together():
+def together(alike=()):
   """With several processes: an error in this one ends it at once, so that the others need not wait for it.
 
-  The interpreter's usual end would wait for all to come to theirs.
+  Usual ways to an end, of the interpreter or of a checkpoint under way, wait for all to come to theirs.
+
+  Args:
+    alike: errors that every process meets at the same place, and which go on as they are.
   """
   try:
     yield
   except (Exception, KeyboardInterrupt) as error:  # whatever it is, it is said and ends the process
-    if jax.process_count() == 1 or isinstance(error, Preempted):  # which all are, at the same moment
+    if jax.process_count() == 1 or isinstance(error, (Preempted, *alike)):
       raise
     if isinstance(error, (ConfigError, RunError)):
       print(f"\nError in {_me()}: {error}", file=sys.stderr)
@@ -123,9 +126,19 @@ def _service():
 
 
 def _silent():
-  """Which processes are gone: those that do not come to a barrier to which an error has sent the others."""
+  """Says which processes are gone: those that do not come to a barrier to which an error has sent the others."""
   try:
     _service().wait_at_barrier("roll call", 1000 * ROLL_CALL)
   except JaxRuntimeError as error:
-    return str(error)
+    named = re.search(r"timed out task names:\s*((?:\d+\s+)+)", str(error)) or re.search(r"Task (\d+) heartbeat", str(error))
+    if named is None:
+      return f"who is left could not be asked: {error}"
+    return "lost " + " and ".join(f"process {i}{_host(i)}" for i in named[1].split())
   return "all processes still answer"
+
+
+def _host(process):
+  try:
+    return f" on {_service().key_value_try_get(f'{HOSTS}/{process}')}"
+  except JaxRuntimeError:  # it ended before it could say
+    return ""

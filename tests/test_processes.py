@@ -1,6 +1,5 @@
 """Several processes are one run: the same batches, crops and numbers, and one end for all of them."""
 
-import json
 import re
 import signal
 import time
@@ -14,18 +13,21 @@ from spectral_jax import distributed, preemption
 from spectral_jax._errors import ConfigError
 from spectral_jax.config import load_config
 from spectral_jax.data import open_dataset
-from spectral_jax.mesh import make_mesh, over_data
+from spectral_jax.training.batches import planner
 from spectral_jax.training.batches.tables import epoch_indices
 from tests import runs
 from tests.forge import free_port
 
-# Batches of 240 of 1,437 digits: an epoch has 5 steps; chosen batches from epoch 2 on.
+SIZE = 1437
+# Batches of 240 digits: an epoch has 5 steps; batches are chosen from epoch 2 on.
+CHOSEN_FROM = 10
 SETTINGS = {
     "batch_size": 240, "steps": 14, "log_every": 1, "diagnostics_every": 0, "eval_every_epochs": 2,
     "checkpoint.every_steps": 6, "checkpoint.keep": 2, "optimizer.warmup_epochs": 0, "model.width": 0.125,
     "model.projector_hidden": 8, "model.projector_dim": 8, "eval.knn_limit": 200, "eval.test_limit": 48,
     "selection.rule": "greedy", "selection.candidates": 16, "bank.refresh_epochs": 1}
-# Sums over devices come in another order in another process: float32 losses may differ by so much, relatively.
+# Sums come in another order in another process: float32 losses may differ by so much, relatively. Once batches are chosen
+# by embeddings, which differ as little, a choice between two candidates that are as good may fall otherwise.
 TOLERANCE = 1e-5
 LOST_AFTER = 4
 LOG_ADD = "spectral_jax.workdir.logs:Log.add"
@@ -88,21 +90,24 @@ def test_the_others_of_a_killed_process_end_soon_and_name_it(wandering):
   assert re.search(r"Error in process 0 of 2.*process 1", said["killed"]), said["killed"]
 
 
-def test_batches_are_the_same_and_losses_within_the_tolerance(wandering, whole):
-  steps, arrays, lines = runs.left(wandering[0])
+def test_losses_are_within_the_tolerance_while_batches_are_random(wandering, whole):
+  steps, _, lines = runs.left(wandering[0])
   assert steps == whole[0]
-  for name, array in whole[1].items():
-    if "tables" in name and "bank" not in name:
-      np.testing.assert_array_equal(arrays[name], array, err_msg=name)
-    elif array.dtype == np.float32:
-      np.testing.assert_allclose(arrays[name], array, rtol=1e-3, atol=1e-4, err_msg=name)
-  assert [line["step"] for line in lines] == [line["step"] for line in whole[2]]
-  assert sum("loss" in line for line in lines) == SETTINGS["steps"]
-  for here, there in zip(lines, whole[2]):
-    assert here.keys() == there.keys()
-    for name in here:
-      tolerance = TOLERANCE if name == "loss" else 1e-3 if "knn" not in name else 0.02
-      np.testing.assert_allclose(here[name], there[name], rtol=tolerance, err_msg=f"{name} of step {here['step']}")
+  assert [(line["step"], line.keys()) for line in lines] == [(line["step"], line.keys()) for line in whole[2]]
+  losses, expected = ([line["loss"] for line in all_of if "loss" in line] for all_of in (lines, whole[2]))
+  assert len(losses) == SETTINGS["steps"] and np.isfinite(losses).all()
+  np.testing.assert_allclose(losses[:CHOSEN_FROM], expected[:CHOSEN_FROM], rtol=TOLERANCE)
+
+
+def test_two_processes_choose_what_one_would_of_the_same_bank(wandering):
+  arrays = runs.left(wandering[0])[1]
+  config = load_config("digits")
+  config.update_from_flattened_dict(SETTINGS)
+  plan = planner.make_plan(config, SIZE, SETTINGS["steps"])
+  bank, epoch = arrays["['tables']['bank']"][:SIZE], int(arrays["['tables']['epoch']"])
+  assert epoch == 2 and np.linalg.norm(bank, axis=1) == pytest.approx(1, abs=1e-5)
+  expected, _ = planner.chosen_table(plan, epoch, jax.device_put(bank, jax.devices()[0]))
+  np.testing.assert_array_equal(arrays["['tables']['present']"], expected)
 
 
 def test_each_process_decodes_its_own_columns_alone_and_the_crops_are_the_same(forge, tmp_path):

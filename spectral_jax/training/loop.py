@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from spectral_jax import preemption
 from spectral_jax._errors import RunError
+from spectral_jax.distributed import together
 from spectral_jax.evaluation import alignment, spread
 from spectral_jax.metrics import knn_accuracy
 from spectral_jax.training.batches.planner import Planner, first_tables
@@ -43,7 +44,7 @@ def train(run, folder, evaluate=None):
         print(f"Going on from the checkpoint of step {int(state.step)}.")
     log = Log(folder, int(state.step), run.total_steps, config, host)
     try:
-      with Planner(run.plan, run.bank, tables, log) as planner:
+      with together(alike=(Diverged,)), Planner(run.plan, run.bank, tables, log) as planner:
         state = steps(run, state, planner, log, manager, evaluate or nearest_neighbors)
     except Diverged as error:
       raise RunError(_advice(error, config, manager)) from None
