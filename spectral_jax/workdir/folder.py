@@ -8,6 +8,7 @@ import os
 import pathlib
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from spectral_jax._errors import ConfigError, RunError
@@ -25,10 +26,25 @@ def is_lead():
   return jax.process_index() == 0
 
 
-def wait_for_all(what):
-  """Returns when every process has come here; `what` names the place in errors."""
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices(what)
+def worst(value):
+  """The largest of the integers that the processes give, in all of them; returns when every process has come here."""
+  return value if jax.process_count() == 1 else int(multihost_utils.process_allgather(np.int32(value)).max())
+
+
+@contextlib.contextmanager
+def lead_alone():
+  """Yields whether this process is to do something for all; the others wait for it at the end.
+
+  Raises:
+    RunError: in the others, where the lead failed.
+  """
+  try:
+    yield is_lead()
+  except BaseException:
+    worst(1)
+    raise
+  if worst(0):
+    raise RunError("the run's first process stopped; its own message says why")
 
 
 def config_dict(config):
@@ -48,12 +64,12 @@ def claim(folder, config, *, restart=False):
   """
   folder = pathlib.Path(folder).expanduser().absolute()
   with contextlib.ExitStack() as stack:
-    if is_lead():
-      stack.enter_context(_locked(folder))
-      if restart:
-        begin_anew(folder)
-      _same_config(folder, config_dict(config))
-    wait_for_all("claim")
+    with lead_alone() as alone:
+      if alone:
+        stack.enter_context(_locked(folder))
+        if restart:
+          begin_anew(folder)
+        _same_config(folder, config_dict(config))
     yield folder
 
 
