@@ -23,6 +23,9 @@ def get_defaults() -> Config:
   config.batch_size = 256
   config.epochs = 100
   config.steps = 0                     # > 0: train that many steps whatever `epochs` says
+  config.init_from = ""                # a workdir whose network this run starts from; "": a fresh initialization
+  config.init_step = "best"            # of its checkpoints: "best", "last" or a number of steps
+  config.init_part = "network"         # or "encoder": the projector begins anew
   config.microbatches = 1              # > 1: encode the batch in that many pieces; the loss still sees all of it
   config.model_parallel = 1            # devices along the mesh's "model" axis, for a wide projector
   config.sharding = (("projector.*kernel", "columns"),)  # where arrays lie, by name: see mesh.state_shardings

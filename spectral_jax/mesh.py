@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
 from spectral_jax._errors import ConfigError
@@ -82,6 +83,11 @@ def local(array: Array) -> Array:
   if not array.is_fully_replicated:
     raise ValueError(f"the array must be replicated, its sharding is {array.sharding}")
   return array.addressable_data(0)
+
+
+def of_lead(array: np.ndarray) -> np.ndarray:
+  """A host array as process 0 has it: what several computed may differ in its last bits where their machines do."""
+  return array if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(array)
 
 
 def check_sharding(rules: Sequence[Sequence[str]]) -> None:

@@ -44,7 +44,7 @@ def main(config, name):
 def trained(run, steps):
   """The state after that many steps of the run's config on random batches."""
   import numpy as np
-  state, step = run.init(), 0
+  state, step = run.start(), 0
   while step < steps:
     table = run.plan.random_table(step // run.steps_per_epoch)[:steps - step]
     for batch in run.feed(table, step):

@@ -26,15 +26,17 @@ LAYERS = (
     ("_names",),
     ("_anchors", "_arrays", "_defaults", "_eager", *MATHEMATICS),
     ("config", "defaults", "mesh", "preemption", "progress"),
+    ("distributed",),
     ("augment",),
     ("data", "models"),
     ("evaluation",),
     ("workdir",),
+    ("embedding", "encoder"),
     ("training",),
     ("reports",),
     ("studies",),
     ("command", "job"),
-    ("compare", "main", "validate", "variance"),
+    ("compare", "embed", "main", "plan", "report", "sweep", "validate", "variance"),
 )
 
 

@@ -105,10 +105,11 @@ def fits_in_memory(count: int, image_size: int, channels: int = 3) -> bool:
 def same_depth(train: Split, test: Split) -> tuple[Split, Split]:
   """Both parts with 1 channel if all their images are gray, else both with 3."""
   depth = max(train.channels, test.channels)
-  return _with_channels(train, depth), _with_channels(test, depth)
+  return with_channels(train, depth), with_channels(test, depth)
 
 
-def _with_channels(split, depth):
+def with_channels(split, depth):
+  """The split with `depth` channels: gray images become three equal ones."""
   if split.channels == depth:
     return split
   if split.resident:

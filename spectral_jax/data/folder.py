@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import os
 import pathlib
+import types
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,6 +50,39 @@ def open_folder(data: Config) -> Dataset:
   train, test = same_depth(*[build(*part, data) for part in (train, test)])
   check_counts(train.labels, names, train_root)
   return Dataset(root.resolve().name, names, train, test)
+
+
+def open_images(folder, *, image_size, channels, on_undecodable="error"):
+  """Every image below a folder, whatever its depth; its class is the name of the folder that it lies in.
+
+  Args:
+    folder: where to look; hidden files and folders are left out.
+    image_size: side in pixels.
+    channels: 1 or 3.
+    on_undecodable: "error", or "skip" to leave such images out.
+
+  Returns:
+    `(split, names, class_names)`: a `Split`, its images' paths below `folder`, and its classes; images that lie in
+    `folder` itself have label -1.
+  """
+  root = _existing(folder)
+  files = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()
+                 and not any(part.startswith(".") for part in path.relative_to(root).parts))
+  if not files:
+    raise ConfigError(f"{root} has no images in it or below it; looked for {', '.join(SUFFIXES)}")
+  parents = [path.parent.name if path.parent != root else None for path in files]
+  class_names = tuple(sorted(set(parents) - {None}))
+  labels = np.array([-1 if parent is None else class_names.index(parent) for parent in parents], np.int32)
+  paths = np.array([str(path) for path in files], object)
+  if fits_in_memory(len(paths), image_size, channels):
+    pixels, kept = decode_all(_encoded(paths, None, channels), len(paths), size=image_size, channels=channels,
+                              on_undecodable=on_undecodable)
+    split, left = Split(labels[kept], image_size, pixels=pixels, skipped=tuple(paths[~kept])), paths[kept]
+  else:
+    split = _streamed(paths, labels, (), types.SimpleNamespace(image_size=image_size, on_undecodable=on_undecodable))
+    split = dataclasses.replace(split, encoded=dataclasses.replace(split.encoded, channels=channels))
+    left = [split.encoded.describe(i) for i in range(split.size)]
+  return split, [os.path.relpath(path, root) for path in left], class_names
 
 
 def _existing(data_dir):

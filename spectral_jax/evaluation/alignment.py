@@ -9,7 +9,11 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
-from spectral_jax import metrics, preemption
+import jax
+import jax.numpy as jnp
+
+from spectral_jax import bounds, metrics, preemption
+from spectral_jax._arrays import unit_rows
 from spectral_jax.evaluation.features import spread
 
 if TYPE_CHECKING:
@@ -42,6 +46,26 @@ def class_metrics(z: Float[ArrayLike, "n d"], labels: Int[ArrayLike, " n"]) -> d
   return {"cdnv": metrics.cdnv(z, labels), "directional_cdnv": metrics.directional_cdnv(z, labels)}
 
 
+def similarity_metrics(a: Float[Array, "n d"], b: Float[Array, "n e"]) -> dict[str, Any]:
+  """How far the cosine similarities of two representations have drifted apart, beside what that distance alone proves.
+
+  Args:
+    a, b: `(n, d)` and `(n, e)` representations of the same images; the similarities S are those of at most 2,000 of them.
+
+  Returns:
+    `similarity_drift`, `||S_a - S_b||_F`; `similarity_drift_largest`, what no two matrices of cosines exceed; the CKA and
+    the RSA of the similarities, each with its lower bound by the drift.
+  """
+  some = spread(len(a), NEIGHBORHOODS)
+  a, b = unit_rows(a[some]), unit_rows(b[some])
+  k_a, k_b = (jnp.matmul(z, z.T, precision=jax.lax.Precision.HIGHEST) for z in (a, b))
+  n = len(some)
+  return {
+      "similarity_drift": jnp.linalg.norm(k_a - k_b), "similarity_drift_largest": 2 * (n * (n - 1.0)) ** 0.5,
+      "similarity_cka": metrics.linear_cka(a, b), "similarity_cka_bound": bounds.cka_lower_bound(k_a, k_b),
+      "similarity_rsa": metrics.rsa(a, b), "similarity_rsa_bound": bounds.rsa_lower_bound(a, b)}
+
+
 def alignment(found: Mapping[str, Any], labels: Mapping[str, ArrayLike],
               params: Mapping[str, PyTree]) -> dict[str, float]:
   """Every metric of every learner and of every pair of them.
@@ -65,5 +89,8 @@ def alignment(found: Mapping[str, Any], labels: Mapping[str, ArrayLike],
     for part, (i, layer) in itertools.product(found[a], enumerate(LAYERS)):
       said |= {f"{a}~{b}/{part}_{layer}_{key}": value
                for key, value in pair_metrics(found[a][part][i], found[b][part][i]).items()}
+    # The theorems are on what the loss sees, of examples trained on.
+    said |= {f"{a}~{b}/{key}": value
+             for key, value in similarity_metrics(found[a]["train"][1], found[b]["train"][1]).items()}
     said[f"{a}~{b}/weight_gap"] = metrics.weight_gap(params[a], params[b])
   return {key: float(value) for key, value in said.items()}

@@ -14,6 +14,7 @@ from spectral_jax.training.batches.given import check_files
 from spectral_jax.training.batches.planner import check_bank
 from spectral_jax.training.objective import check_objective, learner_sections, main_name, make_whitening
 from spectral_jax.training.optimizer import make_optimizer, peak_learning_rate, warmup_length
+from spectral_jax.training.start import PARTS
 
 COUNTS = ("microbatches", "model_parallel", "log_every", "checkpoint.every_steps", "checkpoint.keep",
           "eval.batch_size", "eval.knn_k", "eval.knn_limit", "eval.baseline_limit",
@@ -41,6 +42,9 @@ def check_config(config):
   if not 0 < config.eval.probe_c < math.inf:
     raise ConfigError(f"config.eval.probe_c must be positive and finite, got {config.eval.probe_c}; 1.0 is the default")
   check_data(config.data, config.augment)
+  check_name("init_part", config.init_part, PARTS)
+  if not (config.init_step in ("best", "last") or config.init_step.isdigit()):
+    raise ConfigError(f"config.init_step must be 'best', 'last' or a number of steps, got {config.init_step!r}")
   check_name("selection.rule", config.selection.rule, (*RULES, "file"))
   check_files(config.selection)
   check_name("selection.coverage", config.selection.coverage, COVERAGES)

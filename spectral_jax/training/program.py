@@ -44,10 +44,10 @@ class Program(NamedTuple):
 
 def make_program(config, shape):
   """Returns the `Program` of a config's sections, the one made before where they are the same."""
-  return _program(_static(config), shape)
+  return _program(static(config), shape)
 
 
-def _static(config):
+def static(config):
   """The sections that a program depends on, without what is an argument of its functions; hashable."""
   learners = {}
   for name, section in learner_sections(config).items():

@@ -18,6 +18,7 @@ from spectral_jax.training.checks import check_batch, check_config
 from spectral_jax.training.objective import learner_sections, temperature_of
 from spectral_jax.training.optimizer import peak_learning_rate, warmup_length
 from spectral_jax.training.program import Program, Shape, make_program
+from spectral_jax.training.start import taken_over
 from spectral_jax.training.step import Hyper
 
 
@@ -39,6 +40,10 @@ class Run(NamedTuple):
   def init(self):
     """The state before the first step, the same on every call."""
     return self.program.init(jnp.int32(self.config.seed))
+
+  def start(self):
+    """The state that training begins with: `init`, or what `config.init_from` has learned."""
+    return taken_over(self.init(), self.config) if self.config.init_from else self.init()
 
   def step(self, state, batch, observed=False):
     """Returns the state after one more step, and its metrics; `state` is donated."""

@@ -16,6 +16,7 @@ import numpy as np
 
 from spectral_jax import preemption, spectrum
 from spectral_jax._errors import ConfigError
+from spectral_jax.mesh import of_lead
 from spectral_jax.selection import epoch_batches
 from spectral_jax.training.batches.given import load_reference, load_table
 from spectral_jax.training.batches.tables import Tables, epoch_indices
@@ -127,7 +128,8 @@ class Planner:
         break
       preemption.check()
     try:
-      return self._coming.result()  # pyright: ignore[reportOptionalMemberAccess]
+      table, report = self._coming.result()  # pyright: ignore[reportOptionalMemberAccess]
+      return of_lead(table), report
     except ValueError:
       self._log.flush()  # embeddings that are not finite come of a loss that is not, which says more
       raise
