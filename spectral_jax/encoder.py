@@ -37,12 +37,12 @@ def load_encoder(workdir, *, step="best", learner=None):
   Returns:
     `(apply, variables)`. `apply(variables, images)` takes `(b, h, w, c)` images, uint8 or floats in [0, 1], of the size
     and channels that the run was trained on (other sizes where the encoder averages over positions: ConvNet, ResNets),
-    and returns `(b, f)` float32 features. It is compiled for each shape and may be called under `jit`, `vmap` and `grad`.
-    `variables` is `{"params": ..., "batch_stats": ...}`, arrays as Flax takes them, projector included.
+    and returns `(b, f)` float32 features. It is compiled for each shape and may be called under `jit`, `vmap` and
+    `grad`. `variables` is `{"params": ..., "batch_stats": ...}`, arrays as Flax takes them, projector included.
 
   Raises:
-    ConfigError: no such workdir, no checkpoint, a step or learner that is not there (those there are named), or a damaged
-      config.json.
+    ConfigError: no such workdir, no checkpoint, a step or learner that is not there (those there are named), or a
+      damaged config.json.
     RunError: the checkpoint is damaged or was written in another format.
 
   >>> import spectral_jax
@@ -86,8 +86,8 @@ def read_network(workdir, config, *, step="best", learner=None):
                         f"{', '.join(map(repr, sorted(names)))}") from None
     except checkpoints.Damaged as error:
       others = [other for other in sorted(manager.all_steps()) if other != step]
-      raise checkpoints.Damaged(f"{error}; {f'other steps there: {_listed(others)}' if others else 'it is the only one'}"
-                                ) from error
+      rest = f"other steps there: {_listed(others)}" if others else "it is the only one"
+      raise checkpoints.Damaged(f"{error}; {rest}") from error
 
 
 def _existing(manager, folder, step):
@@ -100,14 +100,14 @@ def _existing(manager, folder, step):
   if step == "best":
     found = checkpoints.best(manager)
     if found is None:
-      raise ConfigError(f"no checkpoint of {folder} has been evaluated yet, so none is best; give step='last' or one of "
-                        f"{_listed(there)}")
+      raise ConfigError(f"no checkpoint of {folder} has been evaluated yet, so none is best; give step='last' or one "
+                        f"of {_listed(there)}")
     return found[0]
   if isinstance(step, bool) or not isinstance(step, (int, np.integer)):
     raise ConfigError(f"step must be 'best', 'last' or an integer, got {step!r}")
   if step not in there:
-    raise ConfigError(f"step={step} is not in {folder}; there are {_listed(there)}. Only the last few checkpoints and the "
-                      "best are kept (config.checkpoint.keep)")
+    raise ConfigError(f"step={step} is not in {folder}; there are {_listed(there)}. Only the last few checkpoints and "
+                      "the best are kept (config.checkpoint.keep)")
   return int(step)
 
 

@@ -21,7 +21,7 @@ addEventListener("toggle", () => dispatchEvent(new Event("resize")), true);
 
 @functools.cache
 def bundle():
-  """The libraries as one script, the same bytes for one version of vl-convert. Making it takes seconds, so it is kept."""
+  """The libraries as one script, the same bytes for one version of vl-convert. It takes seconds, so it is kept."""
   path = cache_dir() / f"vega-{vl_convert.__version__}.js"
   if path.is_file():
     return path.read_text()
