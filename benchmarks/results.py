@@ -1,8 +1,7 @@
 """Writes the sections of docs/results.md on coupled learners and on batch sizes, from stored results of sweeps.
 
   python benchmarks/results.py                # from docs/results_alignment.json and docs/results_batches.json
-  python benchmarks/results.py --from=DIR     # first makes these two of the sweeps in DIR, in folders of the names
-  below
+  python benchmarks/results.py --from=DIR     # first makes these two of the sweeps in DIR, in folders of these names
 
 A sweep that is not there is left out of its section, which says so. Every sentence that states an outcome is computed.
 """

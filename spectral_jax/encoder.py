@@ -1,13 +1,22 @@
 """Trained encoders, read back from a workdir: no data set is opened and no optimizer is built."""
 
+from __future__ import annotations
+
 import pathlib
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from spectral_jax._errors import ConfigError
 from spectral_jax._names import nearest
+
+if TYPE_CHECKING:
+  from collections.abc import Callable
+
+  from jaxtyping import Array, ArrayLike, Float, PyTree
 
 try:
   from flax.errors import ScopeParamShapeError
@@ -23,7 +32,8 @@ except ModuleNotFoundError as error:
 LOWEST, HIGHEST = -0.5, 1.5
 
 
-def load_encoder(workdir, *, step="best", learner=None):
+def load_encoder(workdir: str | pathlib.Path, *, step: int | str = "best",
+                 learner: str | None = None) -> tuple[Callable[[PyTree, ArrayLike], Float[Array, "b f"]], PyTree]:
   """The trained encoder of a run, as a pure function and its variables.
 
   `features = encoder(images)`, the representation before the projector, with the running batch statistics.
@@ -70,7 +80,7 @@ def load_network(workdir, *, step="best", learner=None):
   return build_model(config.model), jax.tree.map(jnp.asarray, variables)
 
 
-def read_network(workdir, config, *, step="best", learner=None):
+def read_network(workdir, config, *, step: int | str = "best", learner=None):
   """Returns the variables as NumPy arrays, and the step that they were saved at."""
   folder = pathlib.Path(workdir).expanduser().absolute()
   if not (folder / checkpoints.DIRECTORY).is_dir():
@@ -128,7 +138,7 @@ def _check(images):
   floating = jnp.issubdtype(dtype, jnp.floating)
   if not floating and dtype != jnp.uint8:
     raise TypeError(f"images must be uint8 or floats in [0, 1], got {dtype}; convert them with astype")
-  if floating and not isinstance(images, jax.core.Tracer) and images.size:
+  if floating and not isinstance(images, Tracer) and images.size:
     with jax.ensure_compile_time_eval():  # the caller may be tracing something else
       low, high = float(jnp.min(images)), float(jnp.max(images))
     if low < LOWEST or high > HIGHEST:

@@ -134,7 +134,7 @@ def plan(config, sizes, devices):
 
   def flops(function):
     """Of one example, that is two images: what one more adds to a batch, so that work on the parameters is left out."""
-    few, more = (jax.jit(function).lower(*network, images(count)).cost_analysis()["flops"] for count in (2, 4))
+    few, more = (jax.jit(function).lower(*network, images(count)).cost_analysis()["flops"] for count in (2, 4))  # pyright: ignore[reportOptionalSubscript]
     return more - few
 
   encoder = batch * len(learners) * (flops(slopes) + (flops(embed) if config.microbatches > 1 else 0))

@@ -102,14 +102,14 @@ def save_alignment(path, records):
       axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     for axis, place in ((axes[0, 0], "outside upper center"), (axes[0, 1], "outside lower center")):  # learners; pairs
       handles, names = axis.get_legend_handles_labels()
-      figure.legend(handles, names, fontsize=8, ncols=6, loc=place)
+      figure.legend(handles, names, fontsize=8, ncols=6, loc=place)  # pyright: ignore[reportArgumentType]
     save(figure, path)
 
 
 def _owner_colors(keys):
   """A color for each learner, and for each pair."""
   owners = dict.fromkeys(key.partition("/")[0] for key in keys if "/" in key)
-  palettes = {side: itertools.cycle(matplotlib.colormaps["tab10"].colors) for side in (True, False)}
+  palettes = {side: itertools.cycle(matplotlib.colormaps["tab10"].colors) for side in (True, False)}  # pyright: ignore[reportAttributeAccessIssue]
   return {owner: next(palettes["~" in owner]) for owner in owners}
 
 

@@ -82,7 +82,7 @@ class _Moments:
     self.squares += delta @ (gradient - self.mean)
 
   def row(self):
-    variance, squared_mean = self.squares / (len(self.losses) - 1), self.mean @ self.mean
+    variance, squared_mean = self.squares / (len(self.losses) - 1), self.mean @ self.mean  # pyright: ignore[reportOperatorIssue]
     return {"variance": float(variance), "normalized": float(variance / squared_mean),
             "squared_mean": float(squared_mean), "loss": interval(self.losses)}
 
