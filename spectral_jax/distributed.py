@@ -1,7 +1,7 @@
 """Several processes, one run: how they find each other, and how they end together.
 
-The engine is JAX's own runtime. A launcher's variables say who belongs to a run (SLURM, Open MPI, a TPU pod, Kubernetes:
-JAX's detection), or three flags do. Processes of CPU devices talk through gloo, JAX's default.
+The engine is JAX's own runtime. A launcher's variables say who belongs to a run (SLURM, Open MPI, a TPU pod,
+Kubernetes: JAX's detection), or three flags do. Processes of CPU devices talk through gloo, JAX's default.
 """
 
 import contextlib
@@ -57,7 +57,7 @@ def start(coordinator=None, processes=None, process=None, *, lost_after=LOST_AFT
       coordinator_address=coordinator, num_processes=processes, process_id=process,
       cluster_detection_method="deactivate")
   try:
-    jax.distributed.initialize(**by_flags, heartbeat_timeout_seconds=lost_after, initialization_timeout=meeting)
+    jax.distributed.initialize(**by_flags, heartbeat_timeout_seconds=lost_after, initialization_timeout=meeting)  # pyright: ignore[reportArgumentType]
   except ValueError as error:
     if by_flags or "coordinator_address" not in str(error):
       raise
@@ -82,7 +82,7 @@ def _check(coordinator, processes, process, lost_after):
                       "belong together; leave all out where a launcher (SLURM, TPU, Kubernetes, Open MPI) says it")
   if processes is not None and processes < 1:
     raise ConfigError(f"--processes must be at least 1, got {processes}")
-  if process is not None and not 0 <= process < processes:
+  if process is not None and processes is not None and not 0 <= process < processes:
     raise ConfigError(f"--process must be from 0 to {processes - 1}, one below --processes, got {process}")
   if coordinator is not None and not coordinator.rpartition(":")[2].isdigit():
     raise ConfigError(f"--coordinator must be HOST:PORT, such as 10.0.0.1:12345, got {coordinator!r}")
@@ -130,7 +130,8 @@ def _silent():
   try:
     _service().wait_at_barrier("roll call", 1000 * ROLL_CALL)
   except JaxRuntimeError as error:
-    named = re.search(r"timed out task names:\s*((?:\d+\s+)+)", str(error)) or re.search(r"Task (\d+) heartbeat", str(error))
+    said = str(error)
+    named = re.search(r"timed out task names:\s*((?:\d+\s+)+)", said) or re.search(r"Task (\d+) heartbeat", said)
     if named is None:
       return f"who is left could not be asked: {error}"
     return "lost " + " and ".join(f"process {i}{_host(i)}" for i in named[1].split())

@@ -16,8 +16,8 @@ FORBIDDEN = ("tensorflow", "tensorflow_datasets", "orbax", "sklearn", "matplotli
 def rehearsed(tmp_path_factory):
   """Where a rehearsal without the flags' own processes left its results, in a process that cannot import more."""
   out = tmp_path_factory.mktemp("rehearsal")
-  code = (f"import sys; sys.path.insert(0, {str(accelerator.ROOT)!r}); sys.modules.update(dict.fromkeys({FORBIDDEN!r}))\n"
-          "from benchmarks import accelerator\n"
+  code = (f"import sys; sys.path.insert(0, {str(accelerator.ROOT)!r}); "
+          f"sys.modules.update(dict.fromkeys({FORBIDDEN!r}))\nfrom benchmarks import accelerator\n"
           f"sys.exit(accelerator.main(['--out={out}', '--rehearse', '--stages=losses,step,cifar,rules,coupled']))")
   done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
   assert done.returncode == 0, done.stderr

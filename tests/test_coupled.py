@@ -175,7 +175,8 @@ def test_similarities_are_compared_as_a_slow_loop_does():
 
 
 def test_bounds_that_say_nothing_are_called_vacuous():
-  of_pair = {"similarity_drift": 5.0, "similarity_drift_largest": 10.0, "similarity_cka": 0.9, "similarity_cka_bound": -0.1,
+  of_pair = {"similarity_drift": 5.0, "similarity_drift_largest": 10.0, "similarity_cka": 0.9,
+             "similarity_cka_bound": -0.1,
              "similarity_rsa": 0.9, "similarity_rsa_bound": 0.8}
   rows = lambda bound: pairs.of_bounds({"a~b": {**of_pair, "similarity_drift_bound": bound}}, [
       {"a/loss_gap": 0.2, "a/loss_gap_bound": 0.3}, {"step": 2}])

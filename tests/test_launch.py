@@ -187,7 +187,8 @@ def test_local_sh_runs_processes_and_ends_all_when_one_is_killed(tmp_path, forge
   with open(tmp_path / "first.log", "w") as log:
     process = start(log)
     wait_for(lambda: runs.steps_of(tmp_path / "run"), process, log)
-    workers = subprocess.run(["pgrep", "-P", str(process.pid), "-f", "--", "--process=1"], capture_output=True, text=True)
+    workers = subprocess.run(["pgrep", "-P", str(process.pid), "-f", "--", "--process=1"], capture_output=True,
+                             text=True)
     os.kill(int(workers.stdout.split()[0]), signal.SIGKILL)
     began = time.monotonic()
     code = process.wait(60)

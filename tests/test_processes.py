@@ -26,8 +26,8 @@ SETTINGS = {
     "checkpoint.every_steps": 6, "checkpoint.keep": 2, "optimizer.warmup_epochs": 0, "model.width": 0.125,
     "model.projector_hidden": 8, "model.projector_dim": 8, "eval.knn_limit": 200, "eval.test_limit": 48,
     "selection.rule": "greedy", "selection.candidates": 16, "bank.refresh_epochs": 1}
-# Sums come in another order in another process: float32 losses may differ by so much, relatively. Once batches are chosen
-# by embeddings, which differ as little, a choice between two candidates that are as good may fall otherwise.
+# Sums come in another order in another process: float32 losses may differ by so much, relatively. Once batches are
+# chosen by embeddings, which differ as little, a choice between two candidates that are as good may fall otherwise.
 TOLERANCE = 1e-5
 LOST_AFTER = 4
 LOG_ADD = "spectral_jax.workdir.logs:Log.add"
@@ -37,7 +37,8 @@ def start(forge, folder, *flags, at=(None, None), entry="train", settings=SETTIN
   """Two processes of two devices each; `at[i]` is the moment of process i."""
   port = free_port()
   return [forge.start(*flags, *runs.flags(settings, folder), f"--coordinator=127.0.0.1:{port}", "--processes=2",
-                      f"--process={i}", f"--lost_after={LOST_AFTER}", devices=2, at=at[i], entry=entry) for i in range(2)]
+                      f"--process={i}", f"--lost_after={LOST_AFTER}", devices=2, at=at[i],
+                      entry=entry) for i in range(2)]
 
 
 def alone(forge, folder, at=None):
@@ -125,7 +126,8 @@ def test_each_process_decodes_its_own_columns_alone_and_the_crops_are_the_same(f
   config.update_from_flattened_dict(settings)
   split = open_dataset(config.data).train
   table = epoch_indices(0, 0, split.size, 8)
-  stream = list(split.stream(table, image_size=16, seed=0, start_step=0, train=True, views=2, crop_scale=config.augment.crop_scale))
+  stream = list(split.stream(table, image_size=16, seed=0, start_step=0, train=True, views=2,
+                             crop_scale=config.augment.crop_scale))
   for process in range(2):
     found = np.load(tmp_path / "run" / f"crops-{process}.npz")
     columns = slice(4 * process, 4 * process + 4)

@@ -43,8 +43,8 @@ def opening(run, folder):
       f"{data.name}: {data.train.size:,} training and {data.test.size:,} test images of {len(data.class_names)} "
       f"classes, {shape}, {way}\n"
       f"{config.model.encoder} with {parameters:,} parameters, {losses}, batches of {config.batch_size}, "
-      f"{run.total_steps:,} steps on {len(devices)} {devices[0].device_kind} device{'s'[:len(devices) > 1]}{_processes()}\n"
-      f"Everything goes to {folder}")
+      f"{run.total_steps:,} steps on {len(devices)} {devices[0].device_kind} "
+      f"device{'s'[:len(devices) > 1]}{_processes()}\nEverything goes to {folder}")
   skipped = len(data.train.skipped) + len(data.test.skipped)
   if skipped:
     print(f"{skipped} undecodable images were left out, as config.data.on_undecodable='skip' asks: "
@@ -167,8 +167,9 @@ def print_table(summary, shots, folder):
   if "pairs" in summary:
     pairs.print_table(summary)
   compiling = ", compilation included" if summary["images_per_second_with_compilation"] else ""
-  best = "" if summary["best_step"] is None else \
-      f"\nBest in-training kNN {summary['best_knn_accuracy']:.4f} at step {summary['best_step']:,}; it is kept."
+  best = "" if summary["best_step"] is None else (
+      f"\nBest in-training kNN {summary['best_knn_accuracy']:.4f} at step {summary['best_step']:,}, "
+      "whose checkpoint is kept.")
   print(
       f"\n{summary['train_seconds']:.0f} s of training, {summary['images_per_second']:,.0f} images/s{compiling}, "
       f"final loss {summary['final_loss']:.4f}, "

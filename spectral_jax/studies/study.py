@@ -30,7 +30,7 @@ class Study(NamedTuple):
 
 
 def conduct(study, config, folder):
-  """Makes the runs that are not there yet; leaves results.json, table.md and the pictures. Returns results.json's content.
+  """Makes the runs that are not there yet; leaves results.json, whose content it returns, table.md and the pictures.
 
   Raises:
     ConfigError: a config that no run could use, or a folder that holds another study.
@@ -76,5 +76,6 @@ def about(study, runs):
       "command": " ".join([f"python -m {study.module}", *words]), "date": str(datetime.date.today()),
       "hardware": f"{len(devices)} x {devices[0].device_kind} ({platform.machine()}{cores})",
       "setting": f"{', '.join(sorted({run['dataset'] for run in runs}))}, "
-                 f"{' to '.join(f'{n:,}' for n in dict.fromkeys((images[0], images[-1])))} training images, {study.setting}",
+                 f"{' to '.join(f'{n:,}' for n in dict.fromkeys((images[0], images[-1])))} training images, "
+                 f"{study.setting}",
       "seeds": ", ".join(map(str, study.seeds))}

@@ -17,7 +17,8 @@ from spectral_jax._names import check_name, nearest
 # Keywords that the step itself supplies, or that shape the output rather than the objective.
 RESERVED = ("u", "v", "labels", "where", "reduction", "temperature", "axis_name", "log_average")
 
-# Arguments that the trainer learns with the network where a loss has them, as its paper does (SigLIP, arXiv 2303.15343).
+# Arguments that the trainer learns with the network where a loss has them, as its paper does (SigLIP, arXiv
+# 2303.15343).
 LEARNT = {"sigmoid": ("temperature", "bias")}
 
 # Images of a device from which the ring is faster than the compiler's own partition of the dense form, measured on CPU
@@ -117,8 +118,8 @@ def _learnt(name, asked, learnable):
   asked = (asked,) if isinstance(asked, str) else tuple(asked)
   for one in asked:
     if one not in learnable:
-      raise ConfigError(f"config.loss.kwargs has learn={asked!r}, but {name} learns {' and '.join(map(repr, learnable))}; "
-                        "() learns none")
+      raise ConfigError(f"config.loss.kwargs has learn={asked!r}, but {name} learns "
+                        f"{' and '.join(map(repr, learnable))}; () learns none")
   return asked
 
 
