@@ -1,6 +1,9 @@
 """Encoder and projector together, built from the `model` section of a config."""
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -11,6 +14,11 @@ from spectral_jax.models.convnet import ConvNet
 from spectral_jax.models.projector import Projector
 from spectral_jax.models.resnet import BLOCKS, STEMS, ResNet
 from spectral_jax.models.vit import SIZES, ViT, check_patches
+
+if TYPE_CHECKING:
+  from jaxtyping import Array, Float
+
+  from spectral_jax._types import Config
 
 ENCODERS = ("convnet", *BLOCKS, *SIZES)
 # Channels of each encoder's first layer at width 1.
@@ -23,16 +31,17 @@ class Model(nn.Module):
   encoder: nn.Module
   projector: nn.Module
 
-  def __call__(self, x, train=False):
+  def __call__(self, x: Float[Array, "b h w c"],
+               train: bool = False) -> tuple[Float[Array, "b f"], Float[Array, "b p"]]:
     features = self.encoder(x, train)
     return features, self.projector(features, train)
 
 
-def build_model(config):
+def build_model(config: Config) -> Model:
   """The encoder and projector that `config.model` describes.
 
   Args:
-    config: ConfigDict with `encoder` ("convnet", "resnet18", "resnet34", "resnet50", "vit_ti", "vit_s" or "vit_b"),
+    config: Config with `encoder` ("convnet", "resnet18", "resnet34", "resnet50", "vit_ti", "vit_s" or "vit_b"),
       `stem` ("cifar" or "imagenet"; ResNets only), `patch_size` (ViTs only), `width` (multiplier of every encoder's
       channels), `remat` (compute blocks of ResNets and ViTs anew in the backward pass, for less memory),
       `projector_layers` (1 to 3), `projector_hidden` (0: as wide as the features), `projector_dim`, and `dtype` of the
