@@ -22,15 +22,16 @@ from jax.flatten_util import ravel_pytree
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-import report  # noqa: E402
-from spectral_jax import bounds, gradients  # noqa: E402
-from spectral_jax._arrays import unit_rows  # noqa: E402
-from spectral_jax.config import load_config  # noqa: E402
-from spectral_jax.data import open_dataset  # noqa: E402
-from spectral_jax.mesh import make_mesh  # noqa: E402
-from spectral_jax.progress import bar  # noqa: E402
-from spectral_jax.training.objective import make_objective, make_whitening  # noqa: E402
-from spectral_jax.training.run import prepare  # noqa: E402
+import report
+
+from spectral_jax import bounds, gradients
+from spectral_jax._arrays import unit_rows
+from spectral_jax.config import load_config
+from spectral_jax.data import open_dataset
+from spectral_jax.mesh import make_mesh
+from spectral_jax.progress import bar
+from spectral_jax.training.objective import make_objective, make_whitening
+from spectral_jax.training.run import prepare
 
 PAGE, FIGURES = ROOT / "docs" / "results.md", ROOT / "docs" / "whitening_variance.json"
 STEPS = 50

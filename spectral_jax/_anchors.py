@@ -6,7 +6,9 @@ bounds both start here. Everything is written for one anchor and mapped over row
 memory is linear in n.
 """
 
-from typing import Any, NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,11 @@ from jax import lax
 from spectral_jax import _arrays
 from spectral_jax._defaults import temperature_of
 from spectral_jax.losses._hard import debias
+
+if TYPE_CHECKING:
+  from jaxtyping import ArrayLike
+
+  from spectral_jax._types import Scalar
 
 LOSSES = ("info_nce", "nt_xent", "dcl", "dhel", "kcl", "nscl", "sigmoid", "debiased")
 BOTH_VIEWS = ("nt_xent", "dcl", "nscl", "debiased")
@@ -29,7 +36,8 @@ NOT_COVERED = {
 TILE_ENTRIES = 2 ** 19  # similarities alive at once: 2 MiB of float32, so that a tile stays in a core's cache
 
 
-# How the public functions on top of this are compiled, see `_eager.compiled`: what is no array, and what values must be.
+# How the public functions on top of this are compiled, see `_eager.compiled`: which arguments
+# are not arrays, and which values are allowed.
 SETTINGS = ("loss", "positive_in_denominator")
 CHECKS = {"temperature": _arrays.positive_or_none, "t": _arrays.positive, "bias": _arrays.number,
           "prior": lambda name, x: _arrays.number(name, x, 0.0, 1.0)}
@@ -63,8 +71,9 @@ class Anchor(NamedTuple):
   repulsion: Any     # factor of the negatives' weighted mean
 
 
-def problem(u, v, *, loss, temperature, labels=None, negatives=None, t=1.0, gamma=1.0, positive_in_denominator=False,
-            bias=-10.0, prior=0.1):
+def problem(u: ArrayLike, v: ArrayLike, *, loss: str, temperature: Scalar | None, labels: ArrayLike | None = None,
+            negatives: ArrayLike | None = None, t: Scalar = 1.0, gamma: Scalar = 1.0,
+            positive_in_denominator: bool = False, bias: Scalar = -10.0, prior: Scalar = 0.1) -> Problem:
   """Checks the arguments and builds the `Problem`."""
   u, v = _arrays.pair(u, v)
   if loss in NOT_COVERED:

@@ -9,11 +9,18 @@ It is the derivative of anchor i's term with respect to `u_i` (unit norm), every
 full gradient adds what the other anchors' terms owe to `u_i`. The table of weights and strengths is in docs/theory.md.
 """
 
-from typing import Any, NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax.numpy as jnp
 
 from spectral_jax import _anchors, _arrays, _eager
+
+if TYPE_CHECKING:
+  from jaxtyping import Array, ArrayLike, Float, Int
+
+  from spectral_jax._types import LossName, Scalar
 
 
 class AnchorTerms(NamedTuple):
@@ -25,8 +32,11 @@ class AnchorTerms(NamedTuple):
 
 
 @_eager.compiled(*_anchors.SETTINGS, **_anchors.CHECKS)
-def anchor_terms(u, v, *, loss="info_nce", temperature=None, labels=None, negatives=None, t=2.0, gamma=16.0,
-                 positive_in_denominator=False, bias=-10.0, prior=0.1):
+def anchor_terms(u: Float[ArrayLike, "n d"], v: Float[ArrayLike, "n d"], *, loss: LossName = "info_nce",
+                 temperature: Scalar | None = None, labels: Int[ArrayLike, " n"] | None = None,
+                 negatives: Float[ArrayLike, "k d"] | None = None, t: Scalar = 2.0, gamma: Scalar = 16.0,
+                 positive_in_denominator: bool = False, bias: Scalar = -10.0,
+                 prior: Scalar = 0.1) -> AnchorTerms:
   """The strengths of pull and push, the negatives' weighted mean and their effective number, for every anchor.
 
   `1/tau^2` times `attraction^2 tau^2 = q^2` is the law of the squared gradient norm: for InfoNCE and NT-Xent both
@@ -68,8 +78,12 @@ def anchor_terms(u, v, *, loss="info_nce", temperature=None, labels=None, negati
 
 
 @_eager.compiled("tangent", *_anchors.SETTINGS, **_anchors.CHECKS)
-def anchor_gradients(u, v, *, loss="info_nce", temperature=None, tangent=False, labels=None, negatives=None, t=2.0,
-                     gamma=16.0, positive_in_denominator=False, bias=-10.0, prior=0.1):
+def anchor_gradients(u: Float[ArrayLike, "n d"], v: Float[ArrayLike, "n d"], *, loss: LossName = "info_nce",
+                     temperature: Scalar | None = None, tangent: bool = False,
+                     labels: Int[ArrayLike, " n"] | None = None, negatives: Float[ArrayLike, "k d"] | None = None,
+                     t: Scalar = 2.0, gamma: Scalar = 16.0,
+                     positive_in_denominator: bool = False, bias: Scalar = -10.0,
+                     prior: Scalar = 0.1) -> Float[Array, "n d"]:
   """Gradient of each anchor's own term: `g_i = repulsion_i m_w - attraction_i v_i`.
 
   Args:

@@ -9,11 +9,12 @@ from absl import flags
 
 from spectral_jax import command
 
-RESTART = flags.DEFINE_bool("restart", False, "Begin anew in a workdir that holds a run; that run is kept in a folder of it.")
+RESTART = flags.DEFINE_bool("restart", False,
+                            "Start again in a workdir that holds a run; what it holds is kept in a subfolder.")
 
 
 def main(config, name):
-  from spectral_jax.job import main_job  # after the flags: a wrong one is answered at once
+  from spectral_jax.job import main_job  # after the flags: a wrong one is reported at once
   main_job(config, command.WORKDIR.value or f"runs/{name}", restart=RESTART.value)
 
 

@@ -172,7 +172,8 @@ def test_temperature_is_the_own_default_of_the_loss(loss):
   own = inspect.signature(getattr(losses, loss)).parameters["temperature"].default
   labels = {"labels": LABELS} if loss == "nscl" else {}
   for function in (gradients.anchor_terms, gradients.anchor_gradients, bounds.band_terms, bounds.anchor_band):
-    chex.assert_trees_all_equal(function(u, v, loss=loss, **labels), function(u, v, loss=loss, temperature=own, **labels))
+    chex.assert_trees_all_equal(function(u, v, loss=loss, **labels),
+                                function(u, v, loss=loss, temperature=own, **labels))
   strength = float(gradients.anchor_terms(u, v, loss=loss, **labels).repulsion.max())
   assert strength <= 1.0001 / own
   if loss != "nscl":

@@ -10,16 +10,16 @@ from spectral_jax._errors import ConfigError
 from spectral_jax.config import load_config
 from spectral_jax.data import open_dataset
 from spectral_jax.evaluation import split_features
+from spectral_jax.mesh import make_mesh, over_data
 from spectral_jax.selection import epoch_batches
 from spectral_jax.training import loop
 from spectral_jax.training.batches import planner
 from spectral_jax.training.batches.tables import epoch_indices, of_stored
-from spectral_jax.workdir.logs import read_metrics
-from spectral_jax.mesh import make_mesh, over_data
 from spectral_jax.training.checks import check_config
 from spectral_jax.training.run import prepare
 from spectral_jax.training.state import averaged_variables, variables
 from spectral_jax.workdir import checkpoints
+from spectral_jax.workdir.logs import read_metrics
 
 # Batches of 240 of 1,437 digits: an epoch has 5 steps.
 SETTINGS = {
@@ -65,7 +65,8 @@ def test_the_bank_is_the_encoders_embedding_of_every_training_image(one_device, 
   state = one_device.init()
   everything = np.arange(digits.train.size)
   _, z = split_features(
-      one_device.program.encode, variables(state.learners["main"]), digits.train, everything, batch_size=512, mesh=one_device.mesh)
+      one_device.program.encode, variables(state.learners["main"]), digits.train, everything, batch_size=512,
+      mesh=one_device.mesh)
   z = np.asarray(z, np.float64)
   z /= np.linalg.norm(z, axis=1, keepdims=True)
   rows = one_device.bank.refresh(state)
@@ -189,7 +190,8 @@ def test_streamed_images_are_read_in_the_order_that_was_chosen(tmp_path):
 
 @pytest.mark.parametrize("changes, message", [
     ({"selection.candidates": -1}, r"config\.selection: candidates must be at least 1"),
-    ({"selection.rule": "gcbs", "selection.coverage": "independent"}, 'config.selection: rule="gcbs" splits the examples'),
+    ({"selection.rule": "gcbs", "selection.coverage": "independent"},
+     'config.selection: rule="gcbs" splits the examples'),
     ({"selection.objective": "target"}, "needs target"),
     ({"selection.target": 1.5}, r"target must lie in \(0, 1\]"),
     ({"selection.coverage": "everything"}, "coverage must be one of"),

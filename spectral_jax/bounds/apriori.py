@@ -6,13 +6,24 @@ Jensen, above `m exp` of the mean one; and the weighted mean similarity between 
 the weights grow with the similarity.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import jax.numpy as jnp
 
 from spectral_jax import _anchors
 from spectral_jax.bounds.band import norm, product, root
 
+if TYPE_CHECKING:
+  from jaxtyping import Array, Float
 
-def apriori_band(anchor, p, common):
+  from spectral_jax._anchors import Anchor, Problem
+  from spectral_jax.bounds.band import Shared
+
+
+def apriori_band(anchor: Anchor, p: Problem,
+                 common: Shared) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
   """`(lower, upper)` of one anchor's gradient norm, and the greatest length before cancellation.
 
   Of the `Anchor` it uses the vectors, the similarities and which rows are kept: neither weights nor strengths.

@@ -30,8 +30,8 @@ def rule_names():
             for coverage in COVERAGES)]
 
 
-def with_rule(config, name, seed):
-  """Returns a copy of `config` that selects by the rule `name`, from `seed`.
+def with_rule(config, rule, seed):
+  """Returns a copy of `config` that selects by the rule of that name, from `seed`.
 
   Settings of the rule may follow its name: "greedy:candidates=8" is Greedy-8, "greedy_balanced:bank.refresh_epochs=5" is
   chosen from a bank that serves five epochs. A key without a section is one of `config.selection`.
@@ -40,18 +40,18 @@ def with_rule(config, name, seed):
   >>> with_rule(load_config("digits"), "greedy_balanced:candidates=8", 3).selection.coverage
   'balanced'
   """
-  bare, *settings = name.split(":")
+  bare, *settings = rule.split(":")
   if bare not in rule_names():
     raise ConfigError(f"--rules: {bare!r} is not known.{nearest(bare, rule_names())} Known are {', '.join(RULES)}, each "
                       f"but random, {', '.join(SPLITS)} also with an ending _{', _'.join(COVERAGES)}.")
-  rule, coverage = bare, "independent"
+  kind, coverage = bare, "independent"
   for ending in COVERAGES:
     if bare.endswith(f"_{ending}"):
-      rule, coverage = bare.removesuffix(f"_{ending}"), ending
+      kind, coverage = bare.removesuffix(f"_{ending}"), ending
   copy = config.copy_and_resolve_references()
   copy.seed = seed
-  copy.selection.update({"coverage": coverage, **RULES[rule]})
-  copy.update_from_flattened_dict(dict(_setting(name, word, keys(config)) for word in settings))
+  copy.selection.update({"coverage": coverage, **RULES[kind]})
+  copy.update_from_flattened_dict(dict(_setting(rule, word, keys(config)) for word in settings))
   return copy
 
 

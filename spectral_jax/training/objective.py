@@ -3,7 +3,8 @@
 import inspect
 import math
 import re
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +20,8 @@ RESERVED = ("u", "v", "labels", "where", "reduction", "temperature", "axis_name"
 # Arguments that the trainer learns with the network where a loss has them, as its paper does (SigLIP, arXiv 2303.15343).
 LEARNT = {"sigmoid": ("temperature", "bias")}
 
-# Images of a device from which the ring is faster than the compiler's own partition of the dense form, measured on CPU by
-# benchmarks/losses.py: fewer do not pay for the hops.
+# Images of a device from which the ring is faster than the compiler's own partition of the dense form, measured on CPU
+# by benchmarks/losses.py: fewer do not pay for the hops.
 RING_IMAGES = 128
 
 CROSS_ENTROPY = "cross_entropy"
@@ -55,8 +56,8 @@ def objective_names():
 def make_objective(config, mesh=None, batch_size=0, num_classes=1):
   """Returns the `Objective` of `config.loss`, or of one learner's section.
 
-  On a mesh of several devices that hold `RING_IMAGES` or more each, batches go round the ring of `losses.sharded`; smaller
-  ones are left to the compiler, which then gathers one view and computes the dense form. The value is the same.
+  On a mesh of several devices that hold `RING_IMAGES` or more each, batches go round the ring of `losses.sharded`;
+  smaller ones are left to the compiler, which then gathers one view and computes the dense form. The value is the same.
 
   Raises:
     ConfigError: an unknown loss or keyword, naming the nearest right one; a temperature that no run could use.
@@ -71,7 +72,7 @@ def make_objective(config, mesh=None, batch_size=0, num_classes=1):
   keywords = _check_keywords(config, [name for name in names if name not in RESERVED] + ["learn"] * bool(learnable))
   learnt = _learnt(config.name, keywords.pop("learn", learnable), learnable)
   devices = 1 if mesh is None else mesh.shape["data"]
-  if devices > 1 and batch_size >= devices * RING_IMAGES:
+  if mesh is not None and devices > 1 and batch_size >= devices * RING_IMAGES:
     function = losses.sharded(function, mesh, axis="data")
 
   remembers = "log_average" in names
@@ -149,7 +150,8 @@ def _check_keywords(config, allowed):
   for key in keywords:
     if key not in allowed:
       takes = f"It takes {', '.join(map(repr, allowed))}." if allowed else "It takes none."
-      raise ConfigError(f"config.loss.kwargs has {key!r}, which {config.name} does not take.{nearest(key, allowed)} {takes}")
+      raise ConfigError(f"config.loss.kwargs has {key!r}, which {config.name} does not take.{nearest(key, allowed)} "
+                        f"{takes}")
   if config.temperature is not None:
     if config.name == CROSS_ENTROPY or "temperature" not in _parameters(getattr(losses, config.name)):
       raise ConfigError(f"{config.name} has no temperature; leave config.loss.temperature unset")

@@ -1,8 +1,9 @@
 """Decides the batches of the coming epoch while the present one trains.
 
 The batches of epoch e + 1 are chosen during epoch e, in a thread, from the bank as it was at the beginning of e: a
-function of the seed, the epoch and that bank. The bank is made anew every `bank.refresh_epochs` epochs, the first
-time after one epoch of training; until then batches are random. Batches that a user gives need no bank. Tables and bank go into every checkpoint.
+function of the seed, the epoch and that bank. The bank is made again every `bank.refresh_epochs` epochs, the first
+time after one epoch of training; until then batches are random. Batches that a user gives need no bank. Tables and bank
+go into every checkpoint.
 """
 
 import concurrent.futures
@@ -15,6 +16,7 @@ import numpy as np
 
 from spectral_jax import preemption, spectrum
 from spectral_jax._errors import ConfigError
+from spectral_jax.mesh import of_lead
 from spectral_jax.selection import epoch_batches
 from spectral_jax.training.batches.given import load_reference, load_table
 from spectral_jax.training.batches.tables import Tables, epoch_indices
@@ -113,7 +115,7 @@ class Planner:
     return self._tables
 
   def tables_now(self):
-    """The same without waiting: a choice under way is left to whoever goes on, and comes out the same."""
+    """The same without waiting: a choice under way is not kept; the run that goes on makes it again, the same."""
     return self._tables
 
   def _begin(self, epoch, bank):
@@ -122,11 +124,12 @@ class Planner:
 
   def _result(self):
     while jax.process_count() == 1:  # several processes wait: to stop, all would have to look equally often
-      if concurrent.futures.wait([self._coming], PATIENCE).done:
+      if concurrent.futures.wait([self._coming], PATIENCE).done:  # pyright: ignore[reportArgumentType]
         break
       preemption.check()
     try:
-      return self._coming.result()
+      table, report = self._coming.result()  # pyright: ignore[reportOptionalMemberAccess]
+      return of_lead(table), report
     except ValueError:
       self._log.flush()  # embeddings that are not finite come of a loss that is not, which says more
       raise
