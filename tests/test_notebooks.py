@@ -13,6 +13,7 @@ def test_runs_from_top_to_bottom(path, monkeypatch):
   nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
   monkeypatch.setenv("PYTHONPATH", str(ROOT))
   monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+  monkeypatch.setenv("SPECTRAL_JAX_QUICK", "1")  # fewer steps, where a notebook trains long
   notebook = nbformat.read(path, as_version=4)
   kept = sum("image/png" in output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", []))
   nbclient.NotebookClient(

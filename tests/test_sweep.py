@@ -3,6 +3,9 @@
 import contextlib
 import json
 import math
+import pathlib
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -172,6 +175,13 @@ def test_a_cell_that_no_run_could_use_is_answered_before_any_work(over, message)
   config = tiny()
   with pytest.raises(ConfigError, match=message):
     grid.cells(config, grid.parse(over, config))
+
+
+def test_the_command_answers_a_wrong_key_before_any_work(tmp_path):
+  command = [sys.executable, "-m", "spectral_jax.sweep", "--over=loss.temprature=1", f"--workdir={tmp_path / 'sweep'}"]
+  done = subprocess.run(command, cwd=pathlib.Path(__file__).parent.parent, capture_output=True, text=True)
+  assert done.returncode == 1 and "Did you mean 'loss.temperature'" in done.stderr and "Traceback" not in done.stderr
+  assert not (tmp_path / "sweep").exists()
 
 
 def test_names_of_cells_are_names_of_folders():
