@@ -11,6 +11,7 @@ import itertools
 import json
 import math
 import pathlib
+import re
 import sys
 
 import numpy as np
@@ -64,7 +65,8 @@ def compact(folder, whole):
   """What the page needs of a sweep: of each run the values, and the last point (all of them where `whole`)."""
   content = json.loads((folder / "results.json").read_text())
   kept = lambda point: {key: float(f"{value:.6g}") for key, value in point.items() if key.rpartition("/")[2] in KEPT}
-  return {"about": content["about"], "failures": content["failures"], "runs": [
+  about = {**content["about"], "command": re.sub(r"data_dir=\S+", "data_dir=DIR", content["about"]["command"])}
+  return {"about": about, "failures": content["failures"], "runs": [
       {"values": run["values"], "class_names": run["class_names"] if len(run["class_names"]) <= 50 else len(run["class_names"]),
        "curve": [kept(point) for point in (run["curve"] if whole else run["curve"][-1:])]} for run in content["runs"]]}
 
@@ -97,7 +99,7 @@ def alignment(sweeps):
 def _origin(sweep):
   about = sweep["about"]
   failed = f" Failed cells: {', '.join(sweep['failures'])}." if sweep["failures"] else ""
-  return [f"`{about['command']}`", "", f"{about['date']}, {about['hardware']}, of which one was used. {about['setting']} "
+  return [f"`{about['command']}`", "", f"{about['date']}, {about['hardware']}, shared. {about['setting']} "
           f"Seeds {about['seeds']}.{failed}", ""]
 
 
