@@ -15,13 +15,14 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-import report  # noqa: E402
-from spectral_jax.config import load_config  # noqa: E402
-from spectral_jax.data import open_dataset  # noqa: E402
-from spectral_jax.defaults import learner  # noqa: E402
-from spectral_jax.mesh import make_mesh  # noqa: E402
-from spectral_jax.studies.batch_variance import batch_variance  # noqa: E402
-from spectral_jax.training.run import prepare  # noqa: E402
+import report
+
+from spectral_jax.config import load_config
+from spectral_jax.data import open_dataset
+from spectral_jax.defaults import learner
+from spectral_jax.mesh import make_mesh
+from spectral_jax.studies.batch_variance import batch_variance
+from spectral_jax.training.run import prepare
 
 SIZES = (2, 4, 8, 16, 32, 64, 128, 256, 512)
 LOSSES = {"kcl": learner("kcl"), "info_nce": learner("info_nce", temperature=0.5), "dhel": learner("dhel", temperature=0.5)}

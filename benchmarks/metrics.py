@@ -22,9 +22,10 @@ import numpy as np
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-import report  # noqa: E402
-from spectral_jax import metrics  # noqa: E402
-from spectral_jax.metrics import cka  # noqa: E402
+import report
+
+from spectral_jax import metrics
+from spectral_jax.metrics import cka
 
 BATCH = 2048  # rows that the streaming form is given at once
 MIB = 2**20

@@ -19,8 +19,8 @@ import numpy as np
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from spectral_jax.studies import curves, page  # noqa: E402
-from spectral_jax.studies.intervals import interval, spearman  # noqa: E402
+from spectral_jax.studies import curves, page
+from spectral_jax.studies.intervals import interval, spearman
 
 DOCS = ROOT / "docs"
 ALIGNMENT = ("coupled_digits", "coupled_omniglot_classes", "coupled_omniglot_temperature", "coupled_time")

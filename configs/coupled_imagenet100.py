@@ -1,4 +1,4 @@
-"""Contrastive and supervised learners on ImageNet-100 under shared randomness (arXiv 2510.08852); see coupled_digits.py.
+"""Contrastive and supervised learners on ImageNet-100 under shared randomness (arXiv 2510.08852): see coupled_digits.
 
   python -m spectral_jax.main --config=configs/coupled_imagenet100.py [--config.data.data_dir=FOLDER_OF_TFDS]
 

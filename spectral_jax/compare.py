@@ -26,7 +26,7 @@ PAGE = flags.DEFINE_string(
 
 
 def main(config, name):
-  # After the flags: a wrong one is answered at once.
+  # After the flags: a wrong one is reported at once.
   from spectral_jax.studies import curves, page, selection_rules
   from spectral_jax.studies.intervals import summarize
   from spectral_jax.studies.study import Study, conduct, publish

@@ -6,14 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
 from spectral_jax.models import convolution, groups, winograd
 
 # (b, h, w, c, f, k, stride): odd and even sides, a window larger than the output, one image, a 1x1 and a 7x7 window.
-SHAPES = [(5, 7, 4, 3, 4, 3, 1), (1, 8, 8, 2, 3, 3, 2), (6, 9, 9, 1, 5, 7, 2), (3, 4, 5, 4, 2, 1, 2), (2, 1, 1, 2, 2, 3, 1),
-          (3, 4, 6, 2, 3, 3, 1)]
+SHAPES = [(5, 7, 4, 3, 4, 3, 1), (1, 8, 8, 2, 3, 3, 2), (6, 9, 9, 1, 5, 7, 2), (3, 4, 5, 4, 2, 1, 2),
+          (2, 1, 1, 2, 2, 3, 1), (3, 4, 6, 2, 3, 3, 1)]
 
 
 def operands(shape, dtype=jnp.float64):

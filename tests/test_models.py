@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
-from jax.sharding import AxisType, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
 from spectral_jax.models import build_model
 from spectral_jax.models.resnet import BasicBlock, BottleneckBlock

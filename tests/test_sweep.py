@@ -125,7 +125,7 @@ def test_table_and_pictures(swept):
   values = [run["curve"][-1]["cl~nscl/weight_gap"] for run in content["runs"][:2]]
   row = content["summary"]["data.classes=2, loss.temperature=0.1"]
   assert row["seeds"] == 2 and row["metrics"]["cl~nscl/weight_gap"][0] == pytest.approx(np.mean(values))
-  assert "nan" not in text and f"| data.classes=4, loss.temperature=1.0 | 2 |" in text
+  assert "nan" not in text and "| data.classes=4, loss.temperature=1.0 | 2 |" in text
 
 
 def test_what_is_there_is_not_done_again_and_seeds_can_be_added(swept, monkeypatch):

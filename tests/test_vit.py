@@ -19,7 +19,7 @@ from spectral_jax.training.run import prepare
 def config_of(**changes):
   config = load_config("digits")
   config.update_from_flattened_dict({
-      "batch_size": 16, "model.encoder": "vit_ti", "model.patch_size": 4, "model.width": 0.0625, "model.dtype": "float32",
+      "batch_size": 16, "model.encoder": "vit_ti", "model.patch_size": 4, "model.width": 0.0625,
       "model.projector_hidden": 16, "model.projector_dim": 8, "optimizer.warmup_epochs": 0, **changes})
   return config
 
@@ -121,7 +121,7 @@ def test_fully_sharded_parameters_make_the_same_step(monkeypatch):
     ({"model.patch_size": 16}, "patch_size=16 does not divide"),
     ({"model.width": 0.05}, "gives vit_ti 10 channels; they must be a multiple of 12"),
     ({"model.encoder": "vit_xs"}, "Did you mean 'vit_s'"),
-    ({"model.encoder": "convnet", "model.remat": True}, "the convnet has no blocks"),
+    ({"model.encoder": "convnet", "model.remat": True}, "which has no blocks"),
 ])
 def test_bad_values_are_explained(changes, message):
   config = config_of(**changes)

@@ -4,7 +4,10 @@ Named "a~b/part_layer_metric" for a pair of learners and "a/part_layer_metric" f
 "encoder" or "projector". Equations: docs/metrics.md; the pairs are those of arXiv 2510.08852.
 """
 
+from __future__ import annotations
+
 import itertools
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +16,19 @@ from spectral_jax import bounds, metrics, preemption
 from spectral_jax._arrays import unit_rows
 from spectral_jax.evaluation.features import spread
 
+if TYPE_CHECKING:
+  from collections.abc import Mapping
+  from typing import Any
+
+  from jaxtyping import Array, ArrayLike, Float, Int, PyTree
+
 LAYERS = ("encoder", "projector")
 # Images whose neighborhoods are compared: the measure is a mean over them, and costs their square.
 NEIGHBORHOODS = 2000
 NEIGHBORS = 10
 
 
-def pair_metrics(a, b):
+def pair_metrics(a: Float[Array, "n d1"], b: Float[Array, "n d2"]) -> dict[str, Float[Array, ""]]:
   """Linear CKA, biased and unbiased, Pearson RSA and mutual kNN of two representations of the same images.
 
   Args:
@@ -27,16 +36,17 @@ def pair_metrics(a, b):
   """
   some = spread(len(a), NEIGHBORHOODS)
   return {
-      "cka": metrics.linear_cka(a, b), "cka_unbiased": metrics.linear_cka(a, b, unbiased=True), "rsa": metrics.rsa(a, b),
+      "cka": metrics.linear_cka(a, b), "cka_unbiased": metrics.linear_cka(a, b, unbiased=True),
+      "rsa": metrics.rsa(a, b),
       "mutual_knn": metrics.mutual_knn(a[some], b[some], k=min(NEIGHBORS, len(some) - 1))}
 
 
-def class_metrics(z, labels):
+def class_metrics(z: Float[ArrayLike, "n d"], labels: Int[ArrayLike, " n"]) -> dict[str, Float[Array, ""]]:
   """CDNV and directional CDNV of features `(n, d)`."""
   return {"cdnv": metrics.cdnv(z, labels), "directional_cdnv": metrics.directional_cdnv(z, labels)}
 
 
-def similarity_metrics(a, b):
+def similarity_metrics(a: Float[Array, "n d"], b: Float[Array, "n e"]) -> dict[str, Any]:
   """How far the cosine similarities of two representations have drifted apart, beside what that distance alone proves.
 
   Args:
@@ -56,7 +66,8 @@ def similarity_metrics(a, b):
       "similarity_rsa": metrics.rsa(a, b), "similarity_rsa_bound": bounds.rsa_lower_bound(a, b)}
 
 
-def alignment(found, labels, params):
+def alignment(found: Mapping[str, Any], labels: Mapping[str, ArrayLike],
+              params: Mapping[str, PyTree]) -> dict[str, float]:
   """Every metric of every learner and of every pair of them.
 
   Args:

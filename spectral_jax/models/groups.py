@@ -32,7 +32,7 @@ def map_images(f, size, *arrays):
 
 
 def sum_images(f, size, *arrays):
-  """The sum of `f(*group)` over groups of `size` images, for an `f` that sums over images and makes 0 of zeros.
+  """The sum of `f(*group)`, a tree of arrays, over groups of `size` images; `f` sums over images and makes 0 of zeros.
 
   >>> sum_images(lambda x: jnp.sum(x, axis=0), 2, jnp.arange(4)).tolist()
   6
@@ -41,10 +41,10 @@ def sum_images(f, size, *arrays):
     if len(arrays[0]) <= size:
       return f(*arrays)
     split = _split(size, arrays)
-    one = jax.eval_shape(f, *(a[0] for a in split))
-    return lax.scan(lambda total, group: (total + f(*group), None), jnp.zeros(one.shape, one.dtype), split)[0]
+    zeros = jax.tree.map(lambda one: jnp.zeros(one.shape, one.dtype), jax.eval_shape(f, *(a[0] for a in split)))
+    return lax.scan(lambda total, group: (jax.tree.map(jnp.add, total, f(*group)), None), zeros, split)[0]
 
-  return jnp.sum(_of_devices(of_device, arrays), axis=0)
+  return jax.tree.map(lambda sums: jnp.sum(sums, axis=0), _of_devices(of_device, arrays))
 
 
 def _split(size, arrays):
@@ -55,8 +55,8 @@ def _split(size, arrays):
 
 
 def _of_devices(f, arrays):
-  """`(shards, ...)`: each device loops over its own images; a loop over the batch would bring all images to all devices."""
+  """`(shards, ...)`: each device loops over its own images; one loop over the batch would gather them on all devices."""
   shards = math.gcd(len(arrays[0]), jax.device_count())
   if shards == 1:
-    return f(*arrays)[None]
+    return jax.tree.map(lambda a: a[None], f(*arrays))
   return jax.vmap(f)(*(a.reshape(shards, -1, *a.shape[1:]) for a in arrays))

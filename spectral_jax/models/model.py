@@ -1,6 +1,9 @@
 """Encoder and projector together, built from the `model` section of a config."""
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -12,9 +15,14 @@ from spectral_jax.models.projector import Projector
 from spectral_jax.models.resnet import BLOCKS, STEMS, ResNet
 from spectral_jax.models.vit import SIZES, ViT, check_patches
 
+if TYPE_CHECKING:
+  from jaxtyping import Array, Float
+
+  from spectral_jax._types import Config
+
 ENCODERS = ("convnet", *BLOCKS, *SIZES)
 # Channels of each encoder's first layer at width 1.
-NARROWEST = {"convnet": 32, **{name: 64 for name in BLOCKS}, **{name: channels for name, (channels, _) in SIZES.items()}}
+NARROWEST = {"convnet": 32, **dict.fromkeys(BLOCKS, 64), **{name: channels for name, (channels, _) in SIZES.items()}}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -23,16 +31,17 @@ class Model(nn.Module):
   encoder: nn.Module
   projector: nn.Module
 
-  def __call__(self, x, train=False):
+  def __call__(self, x: Float[Array, "b h w c"],
+               train: bool = False) -> tuple[Float[Array, "b f"], Float[Array, "b p"]]:
     features = self.encoder(x, train)
     return features, self.projector(features, train)
 
 
-def build_model(config):
+def build_model(config: Config) -> Model:
   """The encoder and projector that `config.model` describes.
 
   Args:
-    config: ConfigDict with `encoder` ("convnet", "resnet18", "resnet34", "resnet50", "vit_ti", "vit_s" or "vit_b"),
+    config: Config with `encoder` ("convnet", "resnet18", "resnet34", "resnet50", "vit_ti", "vit_s" or "vit_b"),
       `stem` ("cifar" or "imagenet"; ResNets only), `patch_size` (ViTs only), `width` (multiplier of every encoder's
       channels), `remat` (compute blocks of ResNets and ViTs anew in the backward pass, for less memory),
       `projector_layers` (1 to 3), `projector_hidden` (0: as wide as the features), `projector_dim`, and `dtype` of the
@@ -82,13 +91,15 @@ def _check(config):
     raise ConfigError(f"config.model.width={config.width} leaves {config.encoder}'s first layer, {narrowest} channels at "
                       f"width 1, without any; use {1 / narrowest} or more")
   if config.encoder in SIZES:
-    channels, heads = SIZES[config.encoder]
-    if round(channels * config.width) % (4 * heads):
+    widest, heads = SIZES[config.encoder]
+    channels = round(widest * config.width)
+    if channels % (4 * heads):
       raise ConfigError(
-          f"config.model.width={config.width} gives {config.encoder} {round(channels * config.width)} channels; they must "
-          f"be a multiple of {4 * heads}, 4 for each of its {heads} heads: use a multiple of {4 * heads / channels}")
+          f"config.model.width={config.width} gives {config.encoder} {channels} channels; they must be a multiple of "
+          f"{4 * heads}, 4 for each of its {heads} heads: use a multiple of {4 * heads / widest}")
   if config.remat and config.encoder == "convnet":
-    raise ConfigError("config.model.remat is for ResNets and ViTs; the convnet has no blocks to compute anew: set it to False")
+    raise ConfigError("config.model.remat is for ResNets and ViTs, got encoder='convnet', which has no blocks to compute "
+                      "anew; set it to False")
   if config.projector_dim < 1 or config.projector_hidden < 0:
     raise ConfigError(f"config.model.projector_dim must be positive and projector_hidden 0 or more, got "
                       f"{config.projector_dim} and {config.projector_hidden}")

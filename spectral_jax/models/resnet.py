@@ -4,19 +4,25 @@ Two stems: `"imagenet"` is the paper's 7x7 convolution of stride 2 and 3x3 max p
 of stride 1 for images of about 32x32 (Chen et al. 2020, arXiv 2002.05709, appendix B.9).
 """
 
+from __future__ import annotations
+
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 
 from spectral_jax.models.convolution import convolution
 
+if TYPE_CHECKING:
+  from jax.typing import DTypeLike
+  from jaxtyping import Array, Float
+
 BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
 STEMS = ("cifar", "imagenet")
 
 
-def batch_norm(*, train, dtype, **kwargs):
+def batch_norm(*, train: bool, dtype: DTypeLike, **kwargs: Any) -> nn.BatchNorm:
   """Batch normalization over the global batch: under jit the mean over a sharded axis spans every device.
 
   Flax keeps the scale, shift and running statistics in float32 and reduces in float32 whatever `dtype` is.
@@ -32,7 +38,7 @@ class BasicBlock(nn.Module):
   expansion = 1
 
   @nn.compact
-  def __call__(self, x, train):
+  def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w c"]:
     norm = functools.partial(batch_norm, train=train, dtype=self.dtype)
     y = nn.relu(norm()(convolution(self.features, 3, self.stride, dtype=self.dtype)(x)))
     # The last scale starts at zero, so a block starts as its shortcut (Goyal et al. 2017, arXiv 1706.02677).
@@ -48,7 +54,7 @@ class BottleneckBlock(nn.Module):
   expansion = 4
 
   @nn.compact
-  def __call__(self, x, train):
+  def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w c"]:
     norm = functools.partial(batch_norm, train=train, dtype=self.dtype)
     y = nn.relu(norm()(convolution(self.features, 1, dtype=self.dtype)(x)))
     y = nn.relu(norm()(convolution(self.features, 3, self.stride, dtype=self.dtype)(y)))
@@ -74,7 +80,7 @@ class ResNet(nn.Module):
   remat: bool = False
 
   @nn.compact
-  def __call__(self, x, train):
+  def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b f"]:
     block = BottleneckBlock if self.depth == "resnet50" else BasicBlock
     if self.remat:
       block = nn.remat(block, static_argnums=(2,))  # `train`, counted from self
@@ -86,7 +92,7 @@ class ResNet(nn.Module):
       x = convolution(base, 7, 2, dtype=self.dtype, name="stem")(x)
     x = nn.relu(batch_norm(train=train, dtype=self.dtype, name="stem_norm")(x))
     if self.stem == "imagenet":
-      x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+      x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))  # pyright: ignore[reportArgumentType]
     for stage, count in enumerate(BLOCKS[self.depth]):
       for i in range(count):
         stride = 2 if stage > 0 and i == 0 else 1

@@ -1,8 +1,8 @@
 """Vision transformers (Dosovitskiy et al. 2021, arXiv 2010.11929), without the classification layer.
 
-As in Beyer et al. 2022 (arXiv 2205.01580): normalization before each branch, fixed sine and cosine embeddings of a patch's
-row and column, and the mean over patches instead of a class token. Fixed embeddings are chosen since they have no
-parameters to learn from small data and fit any number of patches.
+As in Beyer et al. 2022 (arXiv 2205.01580): normalization before each branch, fixed sine and cosine embeddings of a
+patch's row and column, and the mean over patches instead of a class token. Fixed embeddings are chosen since they leave
+nothing to learn from small data and fit any number of patches.
 """
 
 import functools

@@ -18,6 +18,7 @@ that their transforms, four numbers for each of the image's, stay in the cores' 
 import functools
 import operator
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -26,11 +27,11 @@ from spectral_jax.models import groups
 # Tiles of a group of images, the rows of its matrix products: enough for their rate, few enough for the caches.
 GROUP_TILES = 512
 
-# For each row of B^T, A^T and A: which rows of the tile it adds up, with their signs.
-_B = (((0, 1), (2, -1)), ((1, 1), (2, 1)), ((2, 1), (1, -1)), ((1, 1), (3, -1)))
-_AT = (((0, 1), (1, 1), (2, 1)), ((1, 1), (2, -1), (3, -1)))
-_A = (((0, 1),), ((0, 1), (1, 1)), ((0, 1), (1, -1)), ((1, -1),))
+_BT = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
 _G = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
+_AT = ((1, 1, 1, 0), (0, 1, -1, -1))
+_A = tuple(zip(*_AT))
+_GT = tuple(zip(*_G))
 
 
 def convolve(x, w):
@@ -48,18 +49,19 @@ def convolve(x, w):
   [4.0, 6.0, 6.0, 4.0]
   """
   dtype = jnp.promote_types(x.dtype, jnp.float32)
-  g = jnp.array(_G, dtype)
-  weights = jnp.einsum("ik,jl,klcf->ijcf", g, g, w.astype(dtype), precision=lax.Precision.HIGHEST)
+  w = w.astype(dtype)
+  weights = _transform(_G, lambda i, j: w[i, j])
 
   def of_group(x):
     tiles = _image_tiles(x.astype(dtype))
-    products = [[lax.dot_general(tiles[i][j], weights[i, j], (((3,), (0,)), ((), ()))) for j in range(4)]
+    products = [[lax.dot_general(tiles[i][j], weights[i][j], (((3,), (0,)), ((), ()))) for j in range(4)]
                 for i in range(4)]
     # Else the compiler may fold the products' sums into the copy below and make each of them anew.
     products = lax.optimization_barrier(products)
     (y00, y01), (y10, y11) = _transform(_AT, lambda i, j: products[i][j])
-    rows = [jnp.stack(pair, axis=3).reshape(len(x), x.shape[1] // 2, x.shape[2], -1) for pair in ((y00, y01), (y10, y11))]
-    return jnp.stack(rows, axis=2).reshape(*x.shape[:3], -1).astype(x.dtype)
+    images, height, width = x.shape[:3]
+    rows = [jnp.stack(pair, axis=3).reshape(images, height // 2, width, -1) for pair in ((y00, y01), (y10, y11))]
+    return jnp.stack(rows, axis=2).reshape(images, height, width, -1).astype(x.dtype)
 
   return groups.map_images(of_group, _group(x), x)
 
@@ -76,14 +78,13 @@ def weight_gradient(x, dy):
   def of_group(x, dy):
     dy = dy.astype(dtype)
     pairs = _image_tiles(x.astype(dtype)), _transform(_A, lambda i, j: dy[:, i::2, j::2])
+    # A product over one dimension of rows: over three, XLA would copy the first factor transposed.
+    pairs = jax.tree.map(lambda tiles: tiles.reshape(-1, tiles.shape[-1]), pairs)
     images, gradients = lax.optimization_barrier(pairs)
-    over_tiles = (((0, 1, 2), (0, 1, 2)), ((), ()))
-    return jnp.stack([jnp.stack([lax.dot_general(*pair, over_tiles) for pair in zip(*rows)])
-                      for rows in zip(images, gradients)])
+    return jax.tree.map(lambda x, dy: lax.dot_general(x, dy, (((0,), (0,)), ((), ()))), images, gradients)
 
-  g = jnp.array(_G, dtype)
   sums = groups.sum_images(of_group, _group(x), x, dy)
-  return jnp.einsum("ik,jl,ijcf->klcf", g, g, sums, precision=lax.Precision.HIGHEST)
+  return jnp.stack([jnp.stack(row) for row in _transform(_GT, lambda i, j: sums[i][j])])
 
 
 def _group(x):
@@ -94,12 +95,12 @@ def _image_tiles(x):
   """`B^T x B`: 4 x 4 arrays `(b, h / 2, w / 2, c)`."""
   padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
   height, width = x.shape[1:3]
-  return _transform(_B, lambda i, j: padded[:, i:i + height - 1:2, j:j + width - 1:2])
+  return _transform(_BT, lambda i, j: padded[:, i:i + height - 1:2, j:j + width - 1:2])
 
 
 def _transform(matrix, tile):
-  """`matrix t matrix^T` for the tiles whose number in row i and column j is `tile(i, j)`."""
+  """`matrix t matrix^T` for the tiles whose number in row i and column j is `tile(i, j)`, as sums of arrays."""
   def entry(row, column):
-    terms = [(p * q, tile(i, j)) for i, p in row for j, q in column]
-    return functools.reduce(operator.add, [t if sign > 0 else -t for sign, t in terms])
+    terms = [(p * q, tile(i, j)) for i, p in enumerate(row) for j, q in enumerate(column) if p * q]
+    return functools.reduce(operator.add, [t if factor == 1 else factor * t for factor, t in terms])
   return [[entry(row, column) for column in matrix] for row in matrix]

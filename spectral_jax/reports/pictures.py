@@ -209,4 +209,4 @@ def save(figure, path):
 
 def style():
   """The house's look, for the pictures drawn within it."""
-  return matplotlib.rc_context(STYLE)
+  return matplotlib.rc_context(STYLE)  # pyright: ignore[reportArgumentType]

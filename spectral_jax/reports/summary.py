@@ -9,14 +9,16 @@ import numpy as np
 from spectral_jax import spectrum
 from spectral_jax._arrays import unit_rows
 from spectral_jax.evaluation import SCORES, score, split_pixels, spread
-from spectral_jax.reports import gallery, pairs
+from spectral_jax.reports import gallery, pairs, report
 from spectral_jax.training.state import variables
 from spectral_jax.workdir import checkpoints
-from spectral_jax.workdir.folder import SUMMARY, is_lead, read_json, write_json
+from spectral_jax.workdir.folder import SUMMARY, is_lead, read_json, worst, write_json
 from spectral_jax.workdir.logs import images_per_second
 
 SCORED = "scores.json"  # what has been scored so far, should the run be stopped meanwhile
-FILES = (("summary.json", "these figures"),
+REPORT = "report.html"
+FILES = ((REPORT, "all of it on one page"),
+         ("summary.json", "these figures"),
          ("curves.png", "loss, accuracy and ranks over training"),
          ("alignment.png", "how alike the learners are, over training, and the bounds"),
          ("pairs.png", "how alike every two learners are"),
@@ -29,7 +31,9 @@ FILES = (("summary.json", "these figures"),
 
 
 def opening(run, folder):
-  """Says what will be done, on what, and where it goes."""
+  """Prints what will be trained, on which data and devices, and where the results go."""
+  if not is_lead():
+    return
   config, data, devices = run.config, run.dataset, run.mesh.devices.ravel()
   learners = jax.eval_shape(run.program.init, 0).learners
   parameters = sum(x.size for x in jax.tree.leaves(next(iter(learners.values())).params))
@@ -39,7 +43,7 @@ def opening(run, folder):
       f"{data.name}: {data.train.size:,} training and {data.test.size:,} test images of {len(data.class_names)} "
       f"classes, {shape}, {way}\n"
       f"{config.model.encoder} with {parameters:,} parameters, {losses}, batches of {config.batch_size}, "
-      f"{run.total_steps:,} steps on {len(devices)} {devices[0].device_kind} device{'s'[:len(devices) > 1]}\n"
+      f"{run.total_steps:,} steps on {len(devices)} {devices[0].device_kind} device{'s'[:len(devices) > 1]}{_processes()}\n"
       f"Everything goes to {folder}")
   skipped = len(data.train.skipped) + len(data.test.skipped)
   if skipped:
@@ -47,17 +51,23 @@ def opening(run, folder):
           + ", ".join((data.train.skipped + data.test.skipped)[:5]))
 
 
+def _processes():
+  return f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
+
+
 def finished_before(run, folder):
   """Repeats the closing table of a run that needs nothing more."""
   summary = read_json(folder / SUMMARY)
   print_table(summary, run.config.eval.shots, folder)
-  print("This run had finished before. Give another --workdir to train anew.")
+  print(f"This run was finished before. Give another --workdir to train again; to go on from its weights with a new "
+        f"schedule add --config.init_from={folder}")
   return summary
 
 
 def closing(run, state, host, folder):
   """Scores the representations and their baselines, writes summary.json and the pictures. Returns the summary."""
-  print("Scoring the representation ...")
+  if is_lead():
+    print("Scoring the representation ...")
   data, limits = run.dataset, run.config.eval
   every = spread(data.train.size, limits.train_limit)
   some = every[spread(len(every), limits.baseline_limit)]
@@ -99,10 +109,12 @@ def closing(run, state, host, folder):
     summary |= pairs.summary(folder)
     if is_lead():
       pairs.draw(folder, summary)
-  gallery.draw(run, state, folder, summary, described(first), described("random_init"))
+  names = sorted(state.learners, key=lambda name: name != first)
+  gallery.draw(run, state, folder, summary, {name: described(name) for name in (*names, "random_init")})
   if is_lead():
     write_json(folder / SUMMARY, summary)
     (folder / SCORED).unlink()
+    report.write(folder / REPORT, [folder])
   print_table(summary, run.config.eval.shots, folder)
   return summary
 
@@ -112,7 +124,8 @@ def _scored(folder, parts):
   path = folder / SCORED
   scored = read_json(path) if path.exists() else {}
   for name, part in parts.items():
-    if name not in scored:
+    # All or none: a part has work that all share, and a shared folder may show them different things.
+    if worst(name not in scored):
       scored[name] = part()
       if is_lead():
         write_json(path, scored)
@@ -143,6 +156,8 @@ def _score(run, train_indices, train, test_indices, test):
 
 def print_table(summary, shots, folder):
   """Prints the scores beside their baselines, and what lies where."""
+  if not is_lead():
+    return
   trained = summary.get("learners", {"trained": summary})
   columns = {**trained, "raw pixels": summary["raw_pixels"], "random init": summary["random_init"]}
   print("\n" + " " * 24 + "".join(f"{name:>13}" for name in columns))
@@ -153,10 +168,11 @@ def print_table(summary, shots, folder):
     pairs.print_table(summary)
   compiling = ", compilation included" if summary["images_per_second_with_compilation"] else ""
   best = "" if summary["best_step"] is None else \
-      f"\nBest in-training kNN {summary['best_knn_accuracy']:.4f} at step {summary['best_step']:,}, whose checkpoint is kept."
+      f"\nBest in-training kNN {summary['best_knn_accuracy']:.4f} at step {summary['best_step']:,}; it is kept."
   print(
       f"\n{summary['train_seconds']:.0f} s of training, {summary['images_per_second']:,.0f} images/s{compiling}, "
-      f"final loss {summary['final_loss']:.4f}, effective rank of the test embedding {summary['effective_rank']:.1f}{best}"
+      f"final loss {summary['final_loss']:.4f}, "
+      f"effective rank of the test embedding {summary['effective_rank']:.1f}{best}"
       f"\n\n{folder}")
   for name, meaning in FILES:
     if (folder / name).exists():

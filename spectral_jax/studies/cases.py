@@ -2,8 +2,8 @@
 
 Cases of one shape share what is compiled, and none pays for compiling; those of one seed share the initialization and,
 image by image and step by step, the augmentations. The clock counts steps, bank refreshes and selection; evaluation is
-left out. A case that is there already is not run again, one that was stopped goes on, and one that fails is reported and
-costs the others nothing.
+left out. A case that is there already is not run again, one that was stopped goes on, and one that fails is reported
+and costs the others nothing.
 """
 
 import shutil

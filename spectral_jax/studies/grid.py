@@ -139,7 +139,7 @@ def _value(key, word, config):
     value = float(value)
   if kind is tuple and isinstance(value, list):
     value = tuple(value)
-  if not isinstance(value, kind) and holder[last] is not None or kind in (int, float, bool) and type(value) is not kind:
+  if (not isinstance(value, kind) and holder[last] is not None) or (kind in (int, float, bool) and type(value) is not kind):
     raise ConfigError(f"--over: {key} takes {kind.__name__}, got {word!r}")
   return value
 

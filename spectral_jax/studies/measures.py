@@ -4,10 +4,8 @@ Of every learner, on the test set and on both layers: alignment of two augmented
 uniformity and effective rank (entropy, not centered), named "test_projector_uniformity" and so on.
 """
 
-import itertools
 
 import jax.numpy as jnp
-import numpy as np
 
 from spectral_jax import metrics, spectrum
 from spectral_jax._arrays import unit_rows

@@ -4,7 +4,8 @@ import datetime
 import os
 import platform
 import sys
-from typing import Any, Callable, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 

@@ -9,7 +9,7 @@ import numpy as np
 from spectral_jax import _arrays, bounds, losses, metrics, spectrum
 from spectral_jax.bounds.batch import batch_report
 from spectral_jax.evaluation import spread
-from spectral_jax.training.objective import learner_sections, temperature_of
+from spectral_jax.training.objective import learner_sections, learnt_values, temperature_of
 from spectral_jax.training.optimizer import warmup_cosine
 from spectral_jax.training.state import variables
 
@@ -63,8 +63,9 @@ def diagnostics(u, v, *, temperature):
 
 
 def diagnose(observed):
-  """The diagnostics of one learner's step, a `step.Observed`."""
-  return diagnostics(*observed.embeddings, temperature=observed.temperature)
+  """The diagnostics of one learner's step, a `step.Observed`, and what its objective learns: a temperature, a bias."""
+  learnt = learnt_values(observed.before.params["objective"], observed.temperature)
+  return diagnostics(*observed.embeddings, temperature=learnt.get("temperature", observed.temperature)) | learnt
 
 
 def loss_gap(u, v, labels, *, temperature):

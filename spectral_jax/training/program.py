@@ -1,11 +1,12 @@
 """What is compiled for a run, apart from what the run is: shared by all runs of one shape.
 
-Temperature, learning rate, lengths and seed are arguments of the compiled functions; all else that they depend on is the
-key under which a program is kept, so that a study compiles once for all its cells of one shape.
+Temperature, learning rate, lengths and seed are arguments of the compiled functions; all else that they depend on is
+the key under which a program is kept, so that a study compiles once for all its cells of one shape.
 """
 
 import functools
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +39,7 @@ class Program(NamedTuple):
   observed_step: Callable   # the same with diagnostics among the metrics
   views: Callable           # (state, batch, images) -> (u, v)
   encode: Callable          # (variables, uint8 images) -> (features, projections)
-  whitened: Callable        # whitening method -> (learner, views, batch, temperature) -> (value, gradient, ...), not jitted
+  whitened: Callable        # method -> (learner, views, batch, temperature) -> (value, gradient, ...), not jitted
 
 
 def make_program(config, shape):

@@ -1,8 +1,9 @@
 """Checkpoints: a tree of arrays and a few plain numbers together, written while training goes on.
 
 A checkpoint appears by a rename, so a killed process leaves a whole one or none. It holds the checksums of its files.
-One that cannot be read is set aside only where these prove damage, or where the arrays that came back are not those that
-were written; any other failure (memory, a network file system's hiccup, another model) stops the run and touches nothing.
+One that cannot be read is set aside only where these prove damage, or where the arrays that came back are not those
+that were written; any other failure (memory, a network file system's hiccup, another model) stops the run and touches
+nothing.
 """
 
 import errno
@@ -20,10 +21,11 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from spectral_jax._errors import RunError
-from spectral_jax.workdir.folder import is_lead, write_json
+from spectral_jax.workdir.folder import is_lead, lead_alone, worst, write_json
 
 DIRECTORY = "checkpoints"
 SET_ASIDE = "damaged_checkpoints"
+REPLACED = "replaced_checkpoints"
 CHECKSUMS = "checksums.json"
 # 1: one learner, without this number. 2: learners by name.
 FORMAT = 2
@@ -32,8 +34,12 @@ BLOCK = 2**22
 
 def open_checkpoints(folder, keep=1, *, read_only=False):
   """Returns an orbax manager that keeps the last `keep` checkpoints and the one of best kNN accuracy."""
-  logging.getLogger("absl").setLevel(logging.ERROR)  # orbax narrates every write
+  logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs every write
   root = (pathlib.Path(folder) / DIRECTORY).absolute()
+  if not read_only:
+    with lead_alone() as alone:
+      if alone:
+        _clear(root)
   policy = checkpoint_managers.AnyPreservationPolicy([
       checkpoint_managers.LatestN(keep),
       checkpoint_managers.BestN(get_metric_fn=_accuracy, n=1, keep_checkpoints_without_metrics=False)])
@@ -74,7 +80,11 @@ def save(manager, step, content, host, metrics=None):
   """
   arrays = {**content, "fingerprint": fingerprint(_arrays(content))}
   if step in manager.all_steps():
-    manager.delete(step)
+    manager.wait_until_finished()
+    with lead_alone() as alone:
+      if alone:
+        _put_by(manager, step)
+    manager.reload()
   _check_room(manager.directory, sum(getattr(leaf, "nbytes", 8) for leaf in jax.tree.leaves(arrays)))
   manager.save(
       step, metrics=metrics,
@@ -82,11 +92,30 @@ def save(manager, step, content, host, metrics=None):
                               host=ocp.args.JsonSave({"format": FORMAT, **host})))
 
 
+def _put_by(manager, step):
+  """Makes room for a new checkpoint of a step; the old one comes back should the new one not be finished."""
+  root = pathlib.Path(manager.directory)
+  folder = root.parent / REPLACED
+  _clear(root)
+  folder.mkdir(exist_ok=True)
+  os.replace(root / str(step), folder / str(step))
+
+
+def _clear(root):
+  """Ends what `_put_by` began: removes a checkpoint that has been replaced, puts one back that was going to be."""
+  for old in (root.parent / REPLACED).glob("*"):
+    if (root / old.name).exists():
+      shutil.rmtree(old)
+    else:
+      os.replace(old, root / old.name)
+
+
 def _check_room(folder, needed):
   """Orbax finds a full disk in its threads, and reports it with a page from each."""
   free = shutil.disk_usage(folder).free
   if free < needed:
-    raise OSError(errno.ENOSPC, f"a checkpoint takes {needed / 2**20:,.1f} MiB, {free / 2**20:,.1f} are free", str(folder))
+    raise OSError(errno.ENOSPC, f"a checkpoint takes {needed / 2**20:,.1f} MiB, {free / 2**20:,.1f} are free",
+                  str(folder))
 
 
 def restore_latest(manager, example):
@@ -102,16 +131,31 @@ def restore_latest(manager, example):
   """
   steps = sorted(manager.all_steps(), reverse=True)
   for step in steps:
-    try:
-      return restore(manager, step, example)
-    except Damaged as error:
-      moved = _set_aside(manager, step)
-      print(f"The checkpoint of step {step} is damaged ({error}); moved to {moved}.")
+    found, failure = _attempt(manager, step, example)
+    # Each process reads its part; all do what the worst off must.
+    verdict = worst(0 if failure is None else 1 if isinstance(failure, Damaged) else 2)
+    if verdict == 0:
+      return found
+    if verdict == 2:
+      raise failure or RunError(f"another process could not read the checkpoint of step {step}; its own message says why")
+    with lead_alone() as alone:
+      if alone:
+        moved = _set_aside(manager, step)
+        print(f"The checkpoint of step {step} is damaged ({failure or 'says another process'}); moved to {moved}.")
+    manager.reload()
   aside = pathlib.Path(manager.directory).parent / SET_ASIDE
   if steps or aside.exists():
     raise RunError(f"No whole checkpoint is left; the damaged ones are in {aside}. "
-                   "Give --restart to begin anew from step 0, which keeps what is there under another name.")
+                   "Use --restart to start again from step 0; what is there is kept under another name.")
   return None
+
+
+def _attempt(manager, step, example):
+  """What `restore` returns, and what it raises."""
+  try:
+    return restore(manager, step, example), None
+  except RunError as error:
+    return None, error
 
 
 class Damaged(RunError):
@@ -132,14 +176,15 @@ def restore(manager, step, example):
     arrays = manager.restore(step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(_shapes(example)))).arrays
   except RunError:
     raise
-  except Exception as error:  # orbax raises a bare Exception for damage, for failing reads and for another model's arrays
+  except Exception as error:  # orbax raises a bare Exception for damage, failing reads and another model's arrays
     reason = damage(folder)
     if reason:
       raise Damaged(reason) from error
     raise RunError(
         f"the checkpoint {folder} could not be read, though its files are those that were written; nothing was moved. "
         f"{type(error).__name__}: {' '.join(str(error).split())[:600]}\n"
-        "If the reading failed, give the same command again; if the config or the code has changed, give another --workdir."
+        "If the reading failed, give the same command again; if the config or the code has changed, give "
+        "another --workdir."
     ) from error
   written = int(arrays.pop("fingerprint"))
   if int(fingerprint(_arrays(arrays))) != written:
@@ -149,11 +194,46 @@ def restore(manager, step, example):
   return arrays, host
 
 
+def network(manager, step, learner):
+  """Reads one learner's network and nothing else: no optimizer's state, no example of a tree is needed.
+
+  Args:
+    manager: from `open_checkpoints`.
+    step: of a checkpoint that is there.
+    learner: its name.
+
+  Returns:
+    `{"params": ..., "batch_stats": ...}` as NumPy arrays, as `model.apply` takes them.
+
+  Raises:
+    KeyError: there is no such learner; its argument is the list of those there are.
+    RunError: the checkpoint is damaged, cannot be read, or was written in another format.
+  """
+  folder = pathlib.Path(manager.directory) / str(step)
+  reason = damage(folder)  # a part of the arrays cannot be held against the fingerprint of all
+  if reason:
+    raise Damaged(f"the checkpoint {folder} is damaged ({reason})")
+  host = manager.restore(step, args=ocp.args.Composite(host=ocp.args.JsonRestore())).host
+  _check_format(host, folder)
+  with ocp.PyTreeCheckpointer() as checkpointer:
+    learners = checkpointer.metadata(folder / "arrays").item_metadata.tree["state"]["learners"]
+    if learner not in learners:
+      raise KeyError(sorted(learners))
+    found = learners[learner]
+    part = {"state": {"learners": {learner: {"params": {"model": found["params"]["model"]},
+                                             "batch_stats": found.get("batch_stats") or {}}}}}
+    arrays = checkpointer.restore(folder / "arrays", args=ocp.args.PyTreeRestore(
+        item=jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), part),
+        restore_args=jax.tree.map(lambda x: ocp.RestoreArgs(restore_type=np.ndarray), part), partial_restore=True))
+  read = arrays["state"]["learners"][learner]
+  return {"params": read["params"]["model"], "batch_stats": read["batch_stats"]}
+
+
 def _check_format(host, folder):
   found = host.get("format", 1)
   if found != FORMAT:
-    raise RunError(f"the checkpoint {folder} has format {found} and this version of spectral_jax reads format {FORMAT}; "
-                   "finish the run with the version that began it, or give another --workdir")
+    raise RunError(f"the checkpoint {folder} has format {found} and this version of spectral_jax reads "
+                   f"format {FORMAT}; finish the run with the version that began it, or give another --workdir")
 
 
 def _shapes(example):
@@ -169,7 +249,7 @@ def _arrays(tree):
 
 
 def damage(folder):
-  """Returns what proves that a checkpoint's files are not those that were written, or "" where nothing does."""
+  """Returns the proof that a checkpoint's files are not those that were written, or "" if there is none."""
   try:
     expected = json.loads((folder / CHECKSUMS).read_bytes())
   except FileNotFoundError:
@@ -210,7 +290,6 @@ def _set_aside(manager, step):
   aside.mkdir(exist_ok=True)
   target = aside / f"{step}-{len(list(aside.iterdir()))}"
   os.replace(root / str(step), target)
-  manager.reload()
   return target
 
 
