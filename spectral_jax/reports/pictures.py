@@ -1,4 +1,4 @@
-"""The pictures that a run leaves: its curves, its augmented pairs, its spectrum, its nearest neighbors, its learners."""
+"""The pictures that a run leaves: curves, augmented pairs, spectrum, nearest neighbors, pairs of learners."""
 
 import itertools
 
@@ -92,7 +92,8 @@ def save_alignment(path, records):
     for axis, (title, metric, bounded) in zip(axes.flat, ALIGNED):
       for owner in [key.partition("/")[0] for key in keys if key.partition("/")[2] == metric]:
         steps, values = _series(records, f"{owner}/{metric}")
-        axis.plot(steps, values, color=colors[owner], label=owner.replace("~", " ~ "), marker="." if len(steps) < 30 else None)
+        axis.plot(steps, values, color=colors[owner], label=owner.replace("~", " ~ "),
+                  marker="." if len(steps) < 30 else None)
         if bounded:
           axis.plot(*_series(records, f"{owner}/{metric}_bound"), color=colors[owner], linestyle=":")
       if metric == "similarity_drift":

@@ -14,7 +14,7 @@ TITLES = {one.key: one.title.capitalize() for one in SCORES}
 
 
 def save_comparison(path, results, targets):
-  """Draws the mean curve of each rule against its mean training time; the targets are dotted. Returns the names written."""
+  """Draws the mean curve of each rule against its mean training time; the targets are dotted; returns `[name]`."""
   rules = list(dict.fromkeys(result["rule"] for result in results))
   curves = {rule: [result["curve"] for result in results if result["rule"] == rule] for rule in rules}
   with style():
@@ -53,8 +53,8 @@ def save_against(path, key, lines, columns=3):
   Args:
     path: of the picture.
     key: named below the panels.
-    lines: `{panel: {line: [(value, numbers)]}}`, the numbers being those of the seeds; values that are numbers are drawn
-      to scale, others evenly spaced.
+    lines: `{panel: {line: [(value, numbers)]}}`, the numbers being those of the seeds; values that are numbers are
+      drawn to scale, others evenly spaced.
   """
   columns = min(columns, len(lines))
   rows = -(-len(lines) // columns)
