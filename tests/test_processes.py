@@ -29,7 +29,7 @@ SETTINGS = {
 # Sums come in another order in another process: float32 losses may differ by so much, relatively. Once batches are chosen
 # by embeddings, which differ as little, a choice between two candidates that are as good may fall otherwise.
 TOLERANCE = 1e-5
-LOST_AFTER = 4
+LOST_AFTER = 9
 LOG_ADD = "spectral_jax.workdir.logs:Log.add"
 
 
@@ -86,8 +86,8 @@ def test_a_signal_to_one_stops_all_and_any_number_goes_on(wandering):
 
 def test_the_others_of_a_killed_process_end_soon_and_name_it(wandering):
   said = wandering[1]
-  assert said["seconds"] < distributed.ROLL_CALL + 2 * LOST_AFTER + 5
-  assert re.search(r"Error in process 0 of 2.*process 1", said["killed"]), said["killed"]
+  assert said["seconds"] < 2 * LOST_AFTER + 5
+  assert re.search(r"Error in process 0 of 2 on \S+: lost process 1 on \S+\.", said["killed"]), said["killed"]
 
 
 def test_losses_are_within_the_tolerance_while_batches_are_random(wandering, whole):
