@@ -151,8 +151,7 @@ def main():
   soak.undisturbed()
   chance = random.Random(options.seed + 1000 * soak.record["runs"])
   if options.preempt:
-    moments = [(place, number, what) for place, most, what in PLACES for number in sorted({1, (most + 1) // 2})
-               if what != "restoring"]
+    moments = [(place, (most + 1) // 2, what) for place, most, what in PLACES if what != "restoring"]
     with progress.bar("preempting", len(moments), unit="moments", delay=0) as bar:
       for k, (place, number, what) in enumerate(moments):
         if [place, number] not in [[entry["place"], entry["call"]] for entry in soak.record["preempted"]]:

@@ -45,7 +45,7 @@ class Log:
     self._timed = list(host["timed"])         # steps and seconds of intervals that compiled nothing
     self._last = dict(host["last"])
     self.was_interrupted = "pending" in host  # by a signal, and not stopped at a checkpoint that was due
-    self._present, self._before = [(s, record) for s, record in host.get("pending", [])], []
+    self._before, self._present = host.get("pending", ([], []))
     self._started, self._fresh = None, True
     self._lead = is_lead()
     self._lines = host.get("lines")           # of the file when that step was saved
@@ -75,10 +75,8 @@ class Log:
     self._stop()
 
   def interrupted(self):
-    """The same for a run that stops within an interval: returns what a checkpoint carries, the rest of it included."""
-    self._write(self._before)
-    self._before = []
-    pending = _on_host(self._present)
+    """For a run that stops within an interval: returns what a checkpoint carries, what is not yet written included."""
+    pending = _on_host(self._before), _on_host(self._present)
     self._stop()
     return {**self.host(), "pending": pending}
 
