@@ -18,11 +18,11 @@ import numpy as np
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from spectral_jax.config import find_config, load_config  # noqa: E402
-from spectral_jax.data.open import open_dataset  # noqa: E402
-from spectral_jax.mesh import make_mesh  # noqa: E402
-from spectral_jax.progress import bar  # noqa: E402
-from spectral_jax.training.run import prepare  # noqa: E402
+from spectral_jax.config import find_config, load_config
+from spectral_jax.data.open import open_dataset
+from spectral_jax.mesh import make_mesh
+from spectral_jax.progress import bar
+from spectral_jax.training.run import prepare
 
 COMPONENTS = 128
 

@@ -24,16 +24,16 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import ml_collections  # noqa: E402
-import numpy as np  # noqa: E402
-import tensorflow as tf  # noqa: E402
-import tensorflow_datasets as tfds  # noqa: E402
-from PIL import Image  # noqa: E402
+import ml_collections
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from PIL import Image
 
-from benchmarks import report  # noqa: E402
-from spectral_jax.augment.crop import box  # noqa: E402
-from spectral_jax.data import open_dataset  # noqa: E402
-from spectral_jax.data.stream import uniform_draws  # noqa: E402
+from benchmarks import report
+from spectral_jax.augment.crop import box
+from spectral_jax.data import open_dataset
+from spectral_jax.data.stream import uniform_draws
 
 SIZE, BATCH, SCALE = 224, 50, (0.08, 1.0)
 

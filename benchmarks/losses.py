@@ -91,7 +91,8 @@ def against_peers(n, d, repeats):
   seconds = medians(calls(forms, u, v) | dense_peers, max(repeats, 10_000 // n))
   if n <= 256:  # n x n x d, or lists of all pairs: not in turn with the others, whose caches they empty
     both, labels = jnp.concatenate([u, v]), jnp.tile(jnp.arange(n), 2)
-    optax_loss = jax.jit(jax.value_and_grad(lambda z: jnp.mean(optax.losses.ntxent(z, labels, temperature=TEMPERATURE))))
+    ntxent = functools.partial(optax.losses.ntxent, labels=labels, temperature=TEMPERATURE)
+    optax_loss = jax.jit(jax.value_and_grad(lambda z: jnp.mean(ntxent(z))))
     slow_peers["optax.losses.ntxent"] = lambda: jax.block_until_ready(optax_loss(both))
     seconds |= medians(slow_peers, repeats)
   memory = {name: temporaries(f, u, v) for name, f in forms.items()}
@@ -214,7 +215,8 @@ def main():
   tables = {
       "NT-Xent, value and gradient": [
           row for n in ((256, 1024) if quick else (256, 1024, 4096)) for row in against_peers(n, 128, repeats)],
-      "Small batches": small_sizes((32, 256) if quick else (32, 64, 128, 256, 512, 1024, 2048), 128, 5_000 if quick else 100_000),
+      "Small batches": small_sizes((32, 256) if quick else (32, 64, 128, 256, 512, 1024, 2048), 128,
+                                   5_000 if quick else 100_000),
       "Memory": memory((1024, big) if quick else (1024, 2048, 4096, 8192, 16384, 65536), 128),
       "Over host devices": over_devices(2 * big, 128, (1, 2, 4, 8)),
       "Ring, or the compiler's partition of the dense form": ring_or_compiler(

@@ -170,14 +170,14 @@ MUTANTS = [
     (B + "batch.py", "(1 + 1 / jnp.maximum(effective, 1))", "(1 / jnp.maximum(effective, 1))", BATCH),
     (B + "batch.py", "residual = others - jnp.diag(q)", "residual = others + jnp.diag(q)", BATCH),
     (B + "batch.py", "jnp.sum((roots * singular[::-1]) ** 2)", "jnp.sum((roots * singular) ** 2)", BATCH),
-    (B + "optima.py", "2 * jnp.log(n - 1.0) - (n + 1) / ((n - 1) * temperature)",
-     "2 * jnp.log(n - 1.0) - (n + 2) / ((n - 1) * temperature)", OPTIMA),
+    (B + "optima.py", "2 * jnp.log(n - 1.0) - (n + 1) / ((n - 1) * tau)",
+     "2 * jnp.log(n - 1.0) - (n + 2) / ((n - 1) * tau)", OPTIMA),
     (B + "optima.py", "return jnp.log(2 * (n - 1.0)) - q", "return jnp.log(n - 1.0) - q", OPTIMA),
     (B + "optima.py", "if not 2 <= n <= d + 1:", "if not 2 <= n <= d + 2:", OPTIMA),
 
     # Spectra.
     (S + "ranks.py", "dz = dz - jnp.mean(dz, axis=0, keepdims=True) if center else dz", "dz = dz", SPECTRUM,
-     "the centered rows are orthogonal to constants, which is what centring would take away"),
+     "the centered rows are orthogonal to constants, which is what centering would take away"),
     (S + "ranks.py", "* (2 / z.shape[0]) * factor", "* (2 / z.shape[0])", SPECTRUM),
     (S + "ranks.py", "jnp.where(values >= jnp.finfo(z.dtype).max, 0.0, slopes)", "slopes", SPECTRUM),
     (S + "ranks.py", "jnp.where(jnp.isfinite(largest), jnp.ldexp(jnp.ones((), z.dtype), -exponent), jnp.nan)",

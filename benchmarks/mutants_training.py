@@ -32,8 +32,8 @@ MUTANTS = [
     (L + "_hard.py", "least = log_count - root * root", "least = log_count - root", LOOPS),
     (L + "_hard.py", "jnp.maximum(energy + log_rest - jnp.log1p(-prior), least)", "jnp.maximum(energy + log_rest, least)", LOOPS),
     (L + "_hard.py", "gap = energy - positive - jnp.log(jnp.where(biased, prior, 1.0))", "gap = energy - positive", LOOPS),
-    (L + "_hard.py", "_debias(jnp.where(some, energies, 0.0), positive + log_count, prior, least)",
-     "_debias(jnp.where(some, energies, 0.0), positive, prior, least)", LOOPS),
+    (L + "_hard.py", "debias(jnp.where(some, energies, 0.0), positive + log_count, prior, least)",
+     "debias(jnp.where(some, energies, 0.0), positive, prior, least)", LOOPS),
     # Drift and comparison.
     (B + "drift.py", "_log1p_ratio(same - 1, labels.shape[0] - same, temperature)",
      "_log1p_ratio(same, labels.shape[0] - same, temperature)", DRIFT),

@@ -134,7 +134,7 @@ def main():
   matrix = Matrix(options.folder or tempfile.mkdtemp(), options.out)
   for k, (name, step) in enumerate(matrix.steps()):
     made = name in matrix.record and (k or (matrix.folder / "1x1-random").exists())
-    if made or k and options.only not in name:
+    if made or (k and options.only not in name):
       continue
     began = time.monotonic()
     matrix.record[name] = {**step(), "wall_seconds": round(time.monotonic() - began)}

@@ -20,12 +20,12 @@ import numpy as np
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import report  # noqa: E402
-from spectral_jax._arrays import unit_rows  # noqa: E402
-from spectral_jax.progress import bar  # noqa: E402
-from spectral_jax.selection import epoch_batches  # noqa: E402
-from spectral_jax.selection.epoch import SPLITS  # noqa: E402
-from spectral_jax.spectrum import effective_rank  # noqa: E402
+from benchmarks import report
+from spectral_jax._arrays import unit_rows
+from spectral_jax.progress import bar
+from spectral_jax.selection import epoch_batches
+from spectral_jax.selection.epoch import SPLITS
+from spectral_jax.spectrum import effective_rank
 
 PAGE, FIGURES = ROOT / "docs" / "selection.md", ROOT / "docs" / "rank_ratio.json"
 BALANCED, INDEPENDENT = {"coverage": "balanced"}, {"coverage": "independent"}
@@ -77,7 +77,8 @@ def measure_all(files, batch_sizes, rules, seeds):
       for batch_size in (b for b in batch_sizes if b <= len(bank)):
         for rule in ["random", *(rule for rule in rules if rule != "random")]:
           found = measure(bank, labels, batch_size, rule, seeds)
-          uniform = found if rule == "random" else uniform
+          if rule == "random":
+            uniform = found
           results.append({
               "data": name, "examples": len(bank), "width": bank.shape[1], "rank_of_all": whole,
               "batch_size": batch_size, "rule": rule, **found, "ratio": found["rank"] / uniform["rank"],

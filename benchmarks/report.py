@@ -34,7 +34,8 @@ def machine():
   """The processor, its cores, and the versions that the figures belong to."""
   cpu = next((line.split(":")[1].strip() for line in _cpu_lines() if line.startswith("model name")), platform.machine())
   devices = ", ".join(sorted({d.device_kind for d in jax.devices()}))
-  return (f"{cpu}, {os.cpu_count()} cores; JAX device: {devices}; Python {platform.python_version()}, jax {jax.__version__}; "
+  return (f"{cpu}, {os.cpu_count()} cores; JAX device: {devices}; Python {platform.python_version()}, jax "
+          f"{jax.__version__}; "
           f"{datetime.date.today():%Y-%m-%d}")
 
 

@@ -20,13 +20,13 @@ import numpy as np
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import report  # noqa: E402
-from spectral_jax import selection  # noqa: E402  (the script runs from a checkout, installed or not)
-from spectral_jax.config import find_config, load_config  # noqa: E402
-from spectral_jax.data.dataset import Dataset, Split  # noqa: E402
-from spectral_jax.mesh import make_mesh  # noqa: E402
-from spectral_jax.spectrum import effective_rank  # noqa: E402
-from spectral_jax.training.run import prepare  # noqa: E402
+from benchmarks import report
+from spectral_jax import selection
+from spectral_jax.config import find_config, load_config
+from spectral_jax.data.dataset import Dataset, Split
+from spectral_jax.mesh import make_mesh
+from spectral_jax.spectrum import effective_rank
+from spectral_jax.training.run import prepare
 
 M, D, BATCH, CANDIDATES, TOGETHER = 50_000, 128, 256, 64, 16
 # The published rules look at all pairs, or nearly: a smaller bank, their times as ratios.

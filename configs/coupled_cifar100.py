@@ -9,8 +9,7 @@ from spectral_jax.config import load_config
 
 
 def get_config(arg=None):
-  del arg
   config = load_config("cifar100")
-  config.learners = load_config("coupled_digits").learners
-  config.main_learner = "cl"
+  coupled = load_config(f"coupled_digits:{arg}" if arg else "coupled_digits")
+  config.learners, config.main_learner = coupled.learners, coupled.main_learner
   return config

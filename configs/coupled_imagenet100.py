@@ -1,4 +1,4 @@
-"""Contrastive and supervised learners on ImageNet-100 under shared randomness (arXiv 2510.08852); see coupled_digits.py.
+"""Contrastive and supervised learners on ImageNet-100 under shared randomness (arXiv 2510.08852): see coupled_digits.
 
   python -m spectral_jax.main --config=configs/coupled_imagenet100.py [--config.data.data_dir=FOLDER_OF_TFDS]
 
@@ -9,8 +9,7 @@ from spectral_jax.config import load_config
 
 
 def get_config(arg=None):
-  del arg
   config = load_config("imagenet100")
-  config.learners = load_config("coupled_digits").learners
-  config.main_learner = "cl"
+  coupled = load_config(f"coupled_digits:{arg}" if arg else "coupled_digits")
+  config.learners, config.main_learner = coupled.learners, coupled.main_learner
   return config

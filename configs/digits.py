@@ -1,6 +1,6 @@
-"""Real handwritten digits, 1,797 images of 8x8 pixels that come with scikit-learn.
+"""Real handwritten digits, 1,797 images of 8x8 pixels that come with scikit-learn: the smallest config.
 
-  python -m spectral_jax.main
+  python -m spectral_jax.main --config=configs/digits.py
 
 Hardware: 2 CPU cores, 26 to 33 s of training. Mean of seeds 0, 1, 2 (raw pixels beside it): linear 0.997 (0.975), five
 labels a class 0.930 (0.859), nearest neighbors 0.977 (0.964).
@@ -17,7 +17,7 @@ def get_config(arg=None):
   config.data.name = "digits"
   config.data.image_size = 8
   config.augment.crop_scale = None
-  config.augment.flip = False          # a mirrored 2 is no digit
+  config.augment.flip = False          # a mirrored 2 is not a digit
   config.augment.jitter_strength = 0.0
   config.augment.gray_prob = 0.0
   config.augment.affine.rotation_deg = 18.0

@@ -7,7 +7,8 @@ SimCLR's settings (arXiv 2002.05709, section 2.2 and appendix B) for 100 epochs.
 accelerators, or for --config.microbatches on fewer.
 
 Hardware: 32 accelerators of 16 GB. Time and accuracy: not yet measured. SimCLR's authors state about 64.5% linear for
-theirs, 6 hours on 32 TPU v3 (github.com/google-research/simclr, README), and 69.3% after 1,000 epochs (arXiv 2002.05709).
+theirs, 6 hours on 32 TPU v3 (github.com/google-research/simclr, README), and 69.3% after 1,000 epochs (arXiv
+2002.05709).
 """
 
 from spectral_jax.defaults import get_defaults

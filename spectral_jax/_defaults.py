@@ -1,4 +1,4 @@
-"""Defaults of the losses, for what goes with them: gradients, bounds and optima. The losses' signatures are the one place."""
+"""Defaults of the losses, for gradients, bounds and optima: read from the losses' signatures, the one place."""
 
 import inspect
 

@@ -2,7 +2,7 @@
 
 
 class ConfigError(ValueError):
-  """A setting, a file or a folder that cannot be used; the message names it, what came, what is expected, the remedy."""
+  """A setting, a file or a folder that cannot be used; the message has it, what came, what is expected, the remedy."""
 
 
 class RunError(RuntimeError):

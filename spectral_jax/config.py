@@ -1,11 +1,21 @@
 """Config files: found from any folder, loaded, their keys known."""
 
+from __future__ import annotations
+
 import importlib.util
 import pathlib
 import re
+from typing import TYPE_CHECKING
 
 from spectral_jax._errors import ConfigError
 from spectral_jax._names import nearest
+
+if TYPE_CHECKING:
+  from collections.abc import Mapping, Sequence
+  from typing import Any
+
+  from spectral_jax._types import Config
+
 
 PACKAGE = pathlib.Path(__file__).resolve().parent
 # Beside the package in a checkout, inside it in an installation.
@@ -14,12 +24,12 @@ SHIPPED = next(folder for folder in (PACKAGE / "configs", PACKAGE.parent / "conf
 RENAMED = {"augment.grey_prob": "augment.gray_prob", "augment.solarise_prob": "augment.solarize_prob"}
 
 
-def shipped():
+def shipped() -> list[str]:
   """Names of the configs that come with the package."""
   return sorted(path.stem for path in SHIPPED.glob("[!_]*.py"))
 
 
-def find_config(name):
+def find_config(name: str) -> str:
   """Returns the path of a config file: as given, or one that is shipped; 'cifar10' stands for configs/cifar10.py."""
   file, colon, argument = name.partition(":")
   path = pathlib.Path(file)
@@ -32,14 +42,16 @@ def find_config(name):
       f"Configs that come with the package: {', '.join(shipped())}")
 
 
-def load_config(path):
-  """Returns `get_config()` of a config file, or `get_config(argument)` of 'FILE:argument'; the path as `find_config` takes it.
+def load_config(path: str) -> Config:
+  """Returns `get_config()` of a config file, or `get_config(argument)` of 'FILE:argument', found as by `find_config`.
 
   >>> load_config("digits").data.name
   'digits'
   """
   file, colon, argument = find_config(path).partition(":")
   spec = importlib.util.spec_from_file_location(pathlib.Path(file).stem, file)
+  if spec is None or spec.loader is None:
+    raise ConfigError(f"--config={path}: {file} is not a Python file; a config's name ends in .py")
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   try:
@@ -48,8 +60,8 @@ def load_config(path):
     raise ConfigError(f"{file}: {error}{_renamed_hint(str(error))}") from error
 
 
-def check_keys(argv, path):
-  """Raises ConfigError for a `--config.KEY` that the config does not have, or a key written as a flag, naming the right one."""
+def check_keys(argv: Sequence[str], path: str) -> None:
+  """Raises ConfigError for a `--config.KEY` that the config lacks, or a key written as a flag; names the right one."""
   known = keys(load_config(path))
   for word in argv[1:]:
     match = re.match(r"--?(?:no)?config\.([\w.]+)", word)
@@ -78,7 +90,7 @@ def _grows(key, known):
   return any(key.startswith(f"{section}.") for section in known if section.split(".")[-1] == "kwargs")
 
 
-def keys(config, prefix=""):
+def keys(config: Mapping[str, Any], prefix: str = "") -> list[str]:
   """All keys of a config, sections included, with dots."""
   found = []
   for key, value in config.items():

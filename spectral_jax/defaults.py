@@ -3,16 +3,29 @@
 Empty strings, zeros and None mean "choose for me", as the comment beside each says.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from ml_collections import config_dict
 
+if TYPE_CHECKING:
+  from typing import Any
 
-def get_defaults():
+  from spectral_jax._types import Config
+
+
+
+def get_defaults() -> Config:
   """Returns the complete, locked config that every file in this folder starts from."""
   config = config_dict.ConfigDict()
   config.seed = 0
   config.batch_size = 256
   config.epochs = 100
   config.steps = 0                     # > 0: train that many steps whatever `epochs` says
+  config.init_from = ""                # a workdir whose network this run starts from; "": a fresh initialization
+  config.init_step = "best"            # of its checkpoints: "best", "last" or a number of steps
+  config.init_part = "network"         # or "encoder": the projector begins anew
   config.microbatches = 1              # > 1: encode the batch in that many pieces; the loss still sees all of it
   config.model_parallel = 1            # devices along the mesh's "model" axis, for a wide projector
   config.sharding = (("projector.*kernel", "columns"),)  # where arrays lie, by name: see mesh.state_shardings
@@ -63,14 +76,15 @@ def get_defaults():
   return config.lock()
 
 
-def learner(name, *, temperature=None, **kwargs):
+def learner(name: str, *, temperature: float | None = None, **kwargs: Any) -> Config:
   """A loss section for `config.learners`; without a temperature it takes that of `config.loss`."""
-  section = config_dict.create(name=name, temperature=config_dict.placeholder(float), kwargs=config_dict.create(**kwargs))
+  section = config_dict.create(name=name, temperature=config_dict.placeholder(float),
+                               kwargs=config_dict.create(**kwargs))
   section.temperature = temperature
   return section
 
 
-def learners(**sections):
+def learners(**sections: Config) -> Config:
   """The section `config.learners` of named loss sections."""
   return config_dict.create(**sections)
 
@@ -104,9 +118,11 @@ def _augment():
 
 def _model():
   return config_dict.create(
-      encoder="resnet18",              # "convnet", "resnet18", "resnet34" or "resnet50"
-      stem="cifar",                    # or "imagenet"
+      encoder="resnet18",              # "convnet", "resnet18", "resnet34", "resnet50", "vit_ti", "vit_s" or "vit_b"
+      stem="cifar",                    # or "imagenet"; of ResNets
+      patch_size=16,                   # pixels a side; of ViTs
       width=1.0,
+      remat=False,                     # compute the blocks anew in the backward pass: less memory, a third more time
       projector_layers=2,
       projector_hidden=512,
       projector_dim=128,
@@ -116,7 +132,7 @@ def _model():
 def _selection():
   return config_dict.create(
       rule="random",                   # "random", "greedy", "pool", "log_det", "hard", "submodular", "spectral",
-                                       # "cluster", "gcbs" or "b3": docs/selection.md
+                                       # "cluster", "gcbs", "b3", "jest" or "file": docs/selection.md
       coverage="balanced",             # or "oversampled", "independent"
       candidates=64,                   # looked at for each element; 0: all that are left
       objective="max",
@@ -131,5 +147,8 @@ def _selection():
       skip=30,                         # "b3": nearest neighbors left out as likely positives
       cluster_size=config_dict.placeholder(int),  # "b3": of a community; None: 32 where it divides the batch
       queries=config_dict.placeholder(int),       # "submodular": examples that ask; None: an eighth of the batch
-      temperature=0.1,                 # of the loss that "submodular" and "spectral" look at
-      ceiling=0.95)                    # "submodular": cosine above which a pair is a likely positive
+      temperature=0.1,                 # of the loss that "submodular", "spectral" and "jest" look at
+      ceiling=0.95,                    # "submodular": cosine above which a pair is a likely positive
+      chunks=16,                       # "jest": parts that a batch is drawn in
+      reference="",                    # "jest": a file with a reference model's embeddings, a row a training image
+      table="")                        # "file": your own index table

@@ -54,7 +54,7 @@ def start(coordinator=None, processes=None, process=None, *, lost_after=LOST_AFT
   """
   _check(coordinator, processes, process, lost_after)
   _Run.lost_after = lost_after
-  alone = processes == 1 or coordinator is None and any(os.environ.get(size) == "1" for size in SIZES)
+  alone = processes == 1 or (coordinator is None and any(os.environ.get(size) == "1" for size in SIZES))
   if alone:
     return 1
   by_flags = {} if coordinator is None else dict(

@@ -9,11 +9,18 @@ It is the derivative of anchor i's term with respect to `u_i` (unit norm), every
 full gradient adds what the other anchors' terms owe to `u_i`. The table of weights and strengths is in docs/theory.md.
 """
 
-from typing import Any, NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax.numpy as jnp
 
 from spectral_jax import _anchors, _arrays, _eager
+
+if TYPE_CHECKING:
+  from jaxtyping import Array, ArrayLike, Float, Int
+
+  from spectral_jax._types import LossName, Scalar
 
 
 class AnchorTerms(NamedTuple):
@@ -25,8 +32,11 @@ class AnchorTerms(NamedTuple):
 
 
 @_eager.compiled(*_anchors.SETTINGS, **_anchors.CHECKS)
-def anchor_terms(u, v, *, loss="info_nce", temperature=None, labels=None, negatives=None, t=2.0, gamma=16.0,
-                 positive_in_denominator=False):
+def anchor_terms(u: Float[ArrayLike, "n d"], v: Float[ArrayLike, "n d"], *, loss: LossName = "info_nce",
+                 temperature: Scalar | None = None, labels: Int[ArrayLike, " n"] | None = None,
+                 negatives: Float[ArrayLike, "k d"] | None = None, t: Scalar = 2.0, gamma: Scalar = 16.0,
+                 positive_in_denominator: bool = False, bias: Scalar = -10.0,
+                 prior: Scalar = 0.1) -> AnchorTerms:
   """The strengths of pull and push, the negatives' weighted mean and their effective number, for every anchor.
 
   `1/tau^2` times `attraction^2 tau^2 = q^2` is the law of the squared gradient norm: for InfoNCE and NT-Xent both
@@ -34,19 +44,21 @@ def anchor_terms(u, v, *, loss="info_nce", temperature=None, labels=None, negati
 
   Args:
     u, v: `(n, d)` anchors and positives; rows are L2-normalized inside.
-    loss: `"info_nce"`, `"nt_xent"`, `"dcl"`, `"dhel"`, `"kcl"` (Gaussian kernel) or `"nscl"`.
+    loss: `"info_nce"`, `"nt_xent"`, `"dcl"`, `"dhel"`, `"kcl"` (Gaussian kernel), `"nscl"`, `"sigmoid"` or `"debiased"`.
     temperature: tau > 0; None (default) is the loss's own default, 0.5 for `"nt_xent"`, say. KCL has `t` instead.
     labels: `(n,)` integer classes; needed by `"nscl"`.
     negatives: `(k, d)` queue that every anchor sees besides, InfoNCE only.
     t, gamma: KCL's kernel width and weight of the repulsion; defaults as in `losses.kcl`.
     positive_in_denominator: NSCL with the positive among the terms of the denominator.
+    bias: of the sigmoid loss; -10 as in `losses.sigmoid`.
+    prior: of the debiased loss, in [0, 1); 0.1 as in `losses.debiased`.
 
   Returns:
-    `AnchorTerms`. An anchor without negatives has zeros (KCL keeps its attraction).
+    `AnchorTerms`. An anchor without negatives has zeros (KCL and the sigmoid loss keep their attraction).
 
   Raises:
-    TypeError, ValueError: arrays of a wrong type or shape, an unknown loss, missing labels, a concrete
-      temperature that is not positive.
+    TypeError, ValueError: arrays of a wrong type or shape, an unknown loss or one without such a gradient, missing labels,
+      a concrete temperature that is not positive, a prior outside [0, 1).
 
   >>> import jax.numpy as jnp
   >>> u = jnp.eye(3)
@@ -56,7 +68,7 @@ def anchor_terms(u, v, *, loss="info_nce", temperature=None, labels=None, negati
   Reference: docs/theory.md, section 2.
   """
   p = _anchors.problem(u, v, loss=loss, temperature=temperature, labels=labels, negatives=negatives, t=t, gamma=gamma,
-                       positive_in_denominator=positive_in_denominator)
+                       positive_in_denominator=positive_in_denominator, bias=bias, prior=prior)
 
   def terms(anchor):
     negative_mean = jnp.matmul(anchor.weights, p.bank, precision=_arrays.HIGHEST)
@@ -66,12 +78,16 @@ def anchor_terms(u, v, *, loss="info_nce", temperature=None, labels=None, negati
 
 
 @_eager.compiled("tangent", *_anchors.SETTINGS, **_anchors.CHECKS)
-def anchor_gradients(u, v, *, loss="info_nce", temperature=None, tangent=False, labels=None, negatives=None, t=2.0,
-                     gamma=16.0, positive_in_denominator=False):
+def anchor_gradients(u: Float[ArrayLike, "n d"], v: Float[ArrayLike, "n d"], *, loss: LossName = "info_nce",
+                     temperature: Scalar | None = None, tangent: bool = False,
+                     labels: Int[ArrayLike, " n"] | None = None, negatives: Float[ArrayLike, "k d"] | None = None,
+                     t: Scalar = 2.0, gamma: Scalar = 16.0,
+                     positive_in_denominator: bool = False, bias: Scalar = -10.0,
+                     prior: Scalar = 0.1) -> Float[Array, "n d"]:
   """Gradient of each anchor's own term: `g_i = repulsion_i m_w - attraction_i v_i`.
 
   Args:
-    u, v, loss, temperature, labels, negatives, t, gamma, positive_in_denominator: as for `anchor_terms`.
+    u, v, loss, temperature, labels, negatives, t, gamma, positive_in_denominator, bias, prior: as for `anchor_terms`.
     tangent: subtract `(g_i.u_i) u_i`; divided by the norm before normalization that is what the encoder receives.
 
   Returns:
@@ -89,7 +105,7 @@ def anchor_gradients(u, v, *, loss="info_nce", temperature=None, tangent=False, 
   Reference: docs/theory.md, section 2.
   """
   terms = anchor_terms(u, v, loss=loss, temperature=temperature, labels=labels, negatives=negatives, t=t, gamma=gamma,
-                       positive_in_denominator=positive_in_denominator)
+                       positive_in_denominator=positive_in_denominator, bias=bias, prior=prior)
   u, v = (_arrays.unit_rows(x) for x in _arrays.pair(u, v))
   g = terms.repulsion[:, None] * terms.negative_mean - terms.attraction[:, None] * v
   return g - jnp.sum(g * u, axis=-1, keepdims=True) * u if tangent else g

@@ -13,7 +13,7 @@ def main_job(config, workdir, *, restart=False):
   Args:
     config: a resolved config.
     workdir: the folder that everything is left in.
-    restart: begin anew; what the folder holds is kept in it under another name.
+    restart: start again; what the folder holds is kept in it under another name.
 
   Returns:
     The content of `summary.json`.

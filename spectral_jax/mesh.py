@@ -1,11 +1,15 @@
-"""The mesh that a run lives on, where each array of it lies, and the one door from a host to its devices.
+"""The mesh that a run lives on, where each array of it lies, and the one way from a host to its devices.
 
 Axes `("data", "model")`. One device is a 1 x 1 mesh, not a special path, and so is one process: every process holds the
 rows of its own devices. Axis types are Auto: the compiler propagates the shardings of the arguments, so models need no
 annotations.
 """
 
+from __future__ import annotations
+
+import itertools
 import re
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -15,10 +19,17 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from spectral_jax._errors import ConfigError
 from spectral_jax._names import check_name
 
+if TYPE_CHECKING:
+  from collections.abc import Sequence
+  from typing import Any
+
+  from jax.sharding import Mesh
+  from jaxtyping import Array, ArrayLike, PyTree
+
 PLACEMENTS = ("replicate", "columns", "fsdp")
 
 
-def make_mesh(model_parallel=1, devices=None):
+def make_mesh(model_parallel: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
   """Returns a mesh of `devices` (default: all of all processes), `model_parallel` of them along "model"."""
   devices = jax.devices() if devices is None else devices
   if model_parallel < 1 or len(devices) % model_parallel:
@@ -27,16 +38,16 @@ def make_mesh(model_parallel=1, devices=None):
   return jax.make_mesh(shape, ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
-def replicated(mesh):
+def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, P())
 
 
-def over_data(mesh, axis=0):
+def over_data(mesh: Mesh, axis: int = 0) -> NamedSharding:
   """Rows of dimension `axis` spread over the data axis."""
   return NamedSharding(mesh, P(*(None,) * axis, "data"))
 
 
-def place(array, sharding):
+def place(array: ArrayLike, sharding: NamedSharding) -> Array:
   """Returns a global array made of a host array that every process holds whole; each sends its devices' part alone."""
   if sharding.is_fully_addressable:
     return jax.device_put(array, sharding)
@@ -44,14 +55,14 @@ def place(array, sharding):
   return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
-def place_columns(columns, sharding, shape):
+def place_columns(columns: np.ndarray, sharding: NamedSharding, shape: tuple[int, ...]) -> Array:
   """Returns a global array of `shape` from the part that each process holds alone: `host_columns` of its batch axis."""
   if sharding.is_fully_addressable:
     return jax.device_put(columns, sharding)
   return jax.make_array_from_process_local_data(sharding, columns, shape)
 
 
-def host_columns(sharding, batch_size):
+def host_columns(sharding: NamedSharding, batch_size: int) -> slice:
   """The slice of a batch of `batch_size` rows, spread by `sharding`, whose rows lie on this process's devices.
 
   Raises:
@@ -59,27 +70,27 @@ def host_columns(sharding, batch_size):
   """
   if sharding.is_fully_addressable:
     return slice(0, batch_size)
-  parts = sharding.addressable_devices_indices_map((batch_size,)).values()
+  parts: Any = sharding.addressable_devices_indices_map((batch_size,)).values()
   spans = sorted({(part[0].start or 0, batch_size if part[0].stop is None else part[0].stop) for part in parts})
-  if any(a[1] != b[0] for a, b in zip(spans, spans[1:])):
+  if any(a[1] != b[0] for a, b in itertools.pairwise(spans)):
     raise ConfigError(f"this process's devices hold the rows {spans} of a batch, which are not one block; "
                       "order the mesh's devices by process")
   return slice(spans[0][0], spans[-1][1])
 
 
-def local(array):
+def local(array: Array) -> Array:
   """The whole of a replicated array as it lies on this process's first device."""
   if not array.is_fully_replicated:
     raise ValueError(f"the array must be replicated, its sharding is {array.sharding}")
   return array.addressable_data(0)
 
 
-def of_lead(array):
+def of_lead(array: np.ndarray) -> np.ndarray:
   """A host array as process 0 has it: what several computed may differ in its last bits where their machines do."""
   return array if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(array)
 
 
-def check_sharding(rules):
+def check_sharding(rules: Sequence[Sequence[str]]) -> None:
   """Raises ConfigError for rules that `state_shardings` could not follow."""
   for rule in rules:
     if len(rule) != 2:
@@ -87,11 +98,11 @@ def check_sharding(rules):
     try:
       re.compile(rule[0])
     except re.error as error:
-      raise ConfigError(f"config.sharding has {rule[0]!r}, which is no regular expression: {error}") from None
+      raise ConfigError(f"config.sharding has {rule[0]!r}, which is not a regular expression: {error}") from None
     check_name("sharding", rule[1], PLACEMENTS)
 
 
-def state_shardings(state, mesh, rules=()):
+def state_shardings(state: PyTree, mesh: Mesh, rules: Sequence[Sequence[str]] = ()) -> PyTree:
   """Returns a tree like `state` of where each array lies, by the first rule whose expression is found in its name.
 
   Args:
@@ -99,9 +110,10 @@ def state_shardings(state, mesh, rules=()):
     mesh: from `make_mesh`.
     rules: pairs `(regular expression, placement)`. A name is the path in the tree, lower case, such as
       "learners/main/params/model/projector/dense_0/kernel"; the optimizer's momenta carry the names of the parameters
-      that they belong to, and land beside them. Placements: "replicate" (also where no rule fits), "columns" (a matrix's
-      last dimension over "model"), "fsdp" (the largest dimension that divides, over "data": parameters, momenta and
-      average are fully sharded, and gathered layer by layer in the step). An array that does not divide is replicated.
+      that they belong to, and land beside them. Placements: "replicate" (also where no rule fits), "columns" (a
+      matrix's last dimension over "model"), "fsdp" (the largest dimension that divides, over "data": parameters,
+      momenta and average are fully sharded, and gathered layer by layer in the step). An array that does not divide is
+      replicated.
   """
   def of(path, leaf):
     name = jax.tree_util.keystr(path, simple=True, separator="/").lower()

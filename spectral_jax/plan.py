@@ -37,6 +37,7 @@ class Sizes(NamedTuple):
 
 def main(config, name):
   import jax
+
   from spectral_jax.training.checks import check_config
   check_config(config)
   found = plan(config, sizes_of(config.data, EXAMPLES.value, CLASSES.value), DEVICES.value or jax.device_count())

@@ -6,6 +6,8 @@ signal ends the process at once, also while it compiles or waits for another pro
 preemption service agrees on the moment: whoever calls `asked` must do so in the same order in every process.
 """
 
+from __future__ import annotations
+
 import contextlib
 import ctypes
 import os
@@ -111,7 +113,7 @@ def _listen(reading, service):
   os.close(reading)
 
 
-def asked():
+def asked() -> bool:
   """Whether to stop now; with several processes the same in each, at the same call."""
   if not _watch.active or _watch.agreed:
     return _watch.active and _watch.agreed
@@ -123,7 +125,7 @@ def asked():
   return _watch.agreed
 
 
-def check():
-  """Raises `Preempted` where `asked`: between parts of work that can be done again."""
+def check() -> None:
+  """Raises `Preempted` if the run was asked to stop; called between parts of work that can be repeated."""
   if asked():
     raise Preempted

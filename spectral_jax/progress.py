@@ -1,9 +1,15 @@
 """Signs of life: a bar on a terminal, and a line now and then where standard error is a file."""
 
+from __future__ import annotations
+
 import contextlib
 import sys
+from typing import TYPE_CHECKING
 
 import tqdm
+
+if TYPE_CHECKING:
+  from collections.abc import Iterator
 
 
 class Lines:
@@ -11,17 +17,18 @@ class Lines:
 
   _last = ""
 
-  def write(self, text):
+  def write(self, text: str) -> None:
     text = text.strip()
     if text and text != self._last:
       print(text, file=sys.stderr)
       self._last = text
 
-  def flush(self):
+  def flush(self) -> None:
     sys.stderr.flush()
 
 
-def bar(what, total, *, unit="images", initial=0, bar_format=None, delay=1.0, leave=False, disable=False):
+def bar(what: str, total: int, *, unit: str = "images", initial: int = 0, bar_format: str | None = None,
+        delay: float = 1.0, leave: bool = False, disable: bool = False) -> tqdm.tqdm:
   """Returns a tqdm bar for `total` things; short work shows none, long work a line every ten seconds in a file.
 
   >>> with bar("decoding", 3) as progress:
@@ -36,7 +43,7 @@ def bar(what, total, *, unit="images", initial=0, bar_format=None, delay=1.0, le
 
 
 @contextlib.contextmanager
-def doing(what):
+def doing(what: str) -> Iterator[None]:
   """Says `what` is under way, for work of unknown length such as compiling; silent where nobody watches a terminal.
 
   >>> with doing("compiling"):

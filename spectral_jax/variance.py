@@ -24,7 +24,7 @@ COLUMNS = (("variance", "raw"), ("normalized", "normalized"), ("variance_ratio",
 
 
 def main(config, name):
-  # After the flags: a wrong one is answered at once.
+  # After the flags: a wrong one is reported at once.
   from spectral_jax.studies.gradient_variance import gradient_variance
   from spectral_jax.training.run import open_run
 
@@ -44,7 +44,7 @@ def main(config, name):
 def trained(run, steps):
   """The state after that many steps of the run's config on random batches."""
   import numpy as np
-  state, step = run.init(), 0
+  state, step = run.start(), 0
   while step < steps:
     table = run.plan.random_table(step // run.steps_per_epoch)[:steps - step]
     for batch in run.feed(table, step):
@@ -71,8 +71,8 @@ def verdict(row):
   measured = "lowers" if row["normalized_ratio"] > 1 else "raises"
   predicted = "a fall" if row["predicted_ratio"] > 1 else "a rise"
   agreement = "as" if (row["normalized_ratio"] > 1) == (row["predicted_ratio"] > 1) else "where"
-  return (f"whitening {measured} the parameter gradient's variance, {agreement} the band, which bounds the gradient with "
-          f"respect to embeddings, predicts {predicted}")
+  return (f"whitening {measured} the parameter gradient's variance, {agreement} the band, which bounds the gradient "
+          f"with respect to embeddings, predicts {predicted}")
 
 
 def save_picture(path, results):

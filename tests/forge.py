@@ -105,10 +105,7 @@ def free_port():
 
 
 def serve():
-  import spectral_jax.job  # so that children need not
-  import spectral_jax.main
-  import matplotlib.pyplot
-  import sklearn.datasets
+
   for line in sys.stdin:
     question = json.loads(line)
     if "wait" in question:
@@ -129,6 +126,7 @@ def child(question):
   os.dup2(log, 2)
   os.environ.update(question["env"])
   import jax
+
   from spectral_jax import command, main
   jax.config.update("jax_num_cpu_devices", question["devices"])
   jax.config.update("jax_disable_most_optimizations", question["quick"])
@@ -170,8 +168,10 @@ def roll_call(config, name):
 def crops(config, name):
   """Leaves the first epoch's batches as they lie on this process's devices, and which images it has read for them."""
   import dataclasses
+
   import jax
   import numpy as np
+
   from spectral_jax import command, mesh
   from spectral_jax.data import open_dataset
   from spectral_jax.training.batches import feed, tables

@@ -31,7 +31,8 @@ def own_negatives(u, v, loss, i, labels):
 CASES = [  # loss, kind, n, d, batches at a time, times: a million anchors in all
     ("info_nce", "plugin", 17, 8, 1024, 12), ("nt_xent", "plugin", 64, 32, 256, 8), ("dhel", "plugin", 2, 2, 4096, 16),
     ("kcl", "plugin", 24, 4, 1024, 8), ("nscl", "plugin", 17, 8, 1024, 12), ("info_nce", "apriori", 17, 8, 1024, 8),
-    ("kcl", "apriori", 24, 4, 1024, 6)]
+    ("kcl", "apriori", 24, 4, 1024, 6), ("sigmoid", "plugin", 17, 8, 256, 1), ("sigmoid", "apriori", 17, 8, 256, 1),
+    ("debiased", "plugin", 17, 8, 256, 1)]
 
 
 @pytest.mark.parametrize("loss, kind, n, d, batches, times", CASES)
@@ -171,7 +172,8 @@ def test_temperature_is_the_own_default_of_the_loss(loss):
   own = inspect.signature(getattr(losses, loss)).parameters["temperature"].default
   labels = {"labels": LABELS} if loss == "nscl" else {}
   for function in (gradients.anchor_terms, gradients.anchor_gradients, bounds.band_terms, bounds.anchor_band):
-    chex.assert_trees_all_equal(function(u, v, loss=loss, **labels), function(u, v, loss=loss, temperature=own, **labels))
+    chex.assert_trees_all_equal(function(u, v, loss=loss, **labels),
+                                function(u, v, loss=loss, temperature=own, **labels))
   strength = float(gradients.anchor_terms(u, v, loss=loss, **labels).repulsion.max())
   assert strength <= 1.0001 / own
   if loss != "nscl":

@@ -123,7 +123,8 @@ def test_where_all_are_damaged_the_run_stops_until_told_to_begin_anew(tmp_path):
 
 
 @pytest.mark.parametrize("error", [OSError(5, "Input/output error"), MemoryError("no memory"),
-                                   ValueError("RESOURCE_EXHAUSTED: Out of memory")], ids=["EIO", "memory", "device memory"])
+                                   ValueError("RESOURCE_EXHAUSTED: Out of memory")],
+                         ids=["EIO", "memory", "device memory"])
 def test_what_proves_no_damage_stops_the_run_and_moves_nothing(tmp_path, error, monkeypatch):
   assert save_some(tmp_path, [1, 2]) == [1, 2]
   reads = checkpoints.ocp.CheckpointManager.restore
@@ -134,7 +135,8 @@ def test_what_proves_no_damage_stops_the_run_and_moves_nothing(tmp_path, error, 
     return reads(manager, step, args=args)
 
   monkeypatch.setattr(checkpoints.ocp.CheckpointManager, "restore", fails)
-  with pytest.raises(RunError, match="(?s)could not be read, though its files are those that were written; nothing was moved"):
+  with pytest.raises(RunError,
+                     match="(?s)could not be read, though its files are those that were written; nothing was moved"):
     restore(tmp_path)
   monkeypatch.undo()
   assert int(restore(tmp_path)[0].step) == 2

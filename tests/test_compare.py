@@ -79,7 +79,7 @@ def test_table_picture_and_page(compared, tmp_path):
   assert summary["random"]["linear_accuracy_target"]["reached"] == 2
   assert summary["hard_balanced"]["knn_accuracy_target"]["reached"] == 0
   about = {"command": "command", "date": "date", "hardware": "hardware", "setting": "setting.", "seeds": "0, 1",
-           "picture": "curves.png"}
+           "pictures": ["curves.png"]}
   text = page.section({"about": about, "targets": TARGETS, "summary": summary})
   assert "| hard_balanced | 0 of 2 |  |  |  |" in text and "nan" not in text
   for _ in range(2):

@@ -13,10 +13,10 @@ from spectral_jax import config as config_files
 from spectral_jax._errors import ConfigError
 from spectral_jax.config import load_config
 from spectral_jax.data import open_dataset
-from spectral_jax.training.batches.tables import epoch_indices
-from spectral_jax.training.checks import check_batch, check_config
 from spectral_jax.defaults import learner, learners
 from spectral_jax.mesh import make_mesh
+from spectral_jax.training.batches.tables import epoch_indices
+from spectral_jax.training.checks import check_batch, check_config
 from spectral_jax.training.run import prepare
 from spectral_jax.workdir.folder import claim
 
@@ -140,7 +140,7 @@ def test_configs_are_found_from_any_folder(tmp_path, monkeypatch):
     ("batch_size", 1, "batch_size must be at least 2"),
     ("eval.probe_c", -1.0, "config.eval.probe_c"),
     ("data.image_size", 1, "config.data.image_size"),
-    ("sharding", (("(", "fsdp"),), "no regular expression"),
+    ("sharding", (("(", "fsdp"),), "not a regular expression"),
     ("main_learner", "cl", "main_learner")])
 def test_wrong_values(key, value, message):
   config = load_config("digits")
@@ -187,3 +187,14 @@ def test_the_command_answers_without_a_traceback():
   result = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
   assert result.returncode == 1
   assert result.stderr.strip() == "Error: --config.batch_sise: the config has no such key. Did you mean 'batch_size'?"
+
+
+@pytest.mark.parametrize("devices, kept", [(1, True), (2, False)])
+def test_compiled_programs_are_kept_where_they_can_be_read_back(devices, kept, tmp_path):
+  program = ("import jax; from spectral_jax import command; command.keep_compiled(); "
+             "jax.jit(lambda x: x @ x)(jax.numpy.ones((8, 8))); print(bool(jax.config.jax_enable_compilation_cache))")
+  environment = {"PATH": "", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": str(devices),
+                 "JAX_PLATFORMS": "cpu", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+  done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+  assert done.stdout.split() == [str(kept)]
+  assert any((tmp_path / ".cache").rglob("*-cache")) == kept

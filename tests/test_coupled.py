@@ -1,17 +1,21 @@
 """Several learners under shared randomness: what they share, what tells them apart, and that a kill changes nothing."""
 
 import json
+import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spectral_jax import job, metrics
+from spectral_jax import job, losses, metrics
 from spectral_jax.config import load_config
 from spectral_jax.data import open_dataset
 from spectral_jax.defaults import learner, learners
+from spectral_jax.evaluation.alignment import similarity_metrics
 from spectral_jax.mesh import make_mesh
-from spectral_jax.training import loop
+from spectral_jax.reports import pairs
+from spectral_jax.training import diagnostics, loop
 from spectral_jax.training.run import prepare
 from spectral_jax.workdir import checkpoints
 from spectral_jax.workdir.logs import read_metrics
@@ -100,15 +104,106 @@ def test_killed_and_resumed_is_uninterrupted(digits, one, tmp_path):
   assert int(checkpoints.fingerprint(state)) == int(checkpoints.fingerprint(whole))
 
 
-def test_a_coupled_job_reports_every_learner(tmp_path):
-  config = config_of({"cl": learner("dcl"), "ce": learner("cross_entropy")}, **{"steps": 8, "main_learner": "cl"})
-  summary = job.main_job(config, tmp_path)
-  assert set(summary["learners"]) == {"cl", "ce"}
+@pytest.fixture(scope="module")
+def job_done(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("job")
+  config = config_of({"cl": learner("dcl"), "nscl": learner("nscl")}, steps=8, main_learner="cl")
+  return job.main_job(config, folder), read_metrics(folder), folder
+
+
+def test_a_coupled_job_reports_every_learner(job_done):
+  summary, records, folder = job_done
+  assert set(summary["learners"]) == {"cl", "nscl"}
   assert summary["knn_accuracy"] == summary["learners"]["cl"]["knn_accuracy"]
-  assert json.loads((tmp_path / "summary.json").read_text()) == summary
-  records = read_metrics(tmp_path)
-  assert {"cl/loss", "ce/loss", "cl/effective_rank"} <= {key for r in records for key in r}
-  assert all(0 <= r["ce~cl/test_encoder_cka"] <= 1 for r in records if "ce~cl/test_encoder_cka" in r)
+  assert json.loads((folder / "summary.json").read_text()) == summary
+  assert {"cl/loss", "nscl/loss", "cl/effective_rank"} <= {key for r in records for key in r}
+  assert all((folder / name).stat().st_size > 5000 for name in ("alignment.png", "pairs.png"))
+
+
+def test_a_coupled_job_reports_every_pair_beside_its_bounds(job_done, capsys):
+  summary, records, _ = job_done
+  [last] = [r for r in records if "cl~nscl/weight_gap" in r]
+  assert set(summary["pairs"]) == {"cl~nscl"}
+  assert all(of_pair[key] == last[f"{pair}/{key}"] for pair, of_pair in summary["pairs"].items() for key in of_pair)
+  assert all(0 <= of_pair["test_encoder_cka"] <= 1 + 1e-6 for of_pair in summary["pairs"].values())
+  said = summary["bounds"]
+  # The drift's theorem is about CL and NSCL; what a distance proves of CKA and RSA holds of any two.
+  assert {name for name in said if "drift" in name} == {"cl~nscl/similarity_drift"}
+  assert {name.split("/")[0] for name in said if "cka" in name} == set(summary["pairs"])
+  for name, row in said.items():
+    if name.endswith(("cka", "rsa")):
+      assert row["measured"] >= row["bound"] - 1e-4 and not row["exceeded"] and row["vacuous"] == (row["bound"] <= 0)
+  pairs.print_table(summary)
+  assert "cl~nscl/similarity_drift: " in capsys.readouterr().out
+
+
+def test_the_loss_gap_lies_within_its_bound_at_every_step(digits, one):
+  run = prepare(config_of({"cl": learner("dcl"), "nscl": learner("nscl")}, **{"steps": 60, "optimizer.learning_rate": 0.03}),
+                digits, one)
+  state, gaps = run.init(), []
+  for batch in run.feed(np.concatenate([run.plan.random_table(epoch) for epoch in range(3)])[:60], 0):
+    gaps.append(diagnostics.loss_gaps(run, state))
+    state, _ = run.step(state, batch)
+  for name in ("cl", "nscl"):
+    assert all(0 <= gap[f"{name}/loss_gap"] <= gap[f"{name}/loss_gap_bound"] for gap in gaps)
+  # The gap grows where labels are used: images of a class come together.
+  assert gaps[-1]["nscl/loss_gap"] > gaps[0]["nscl/loss_gap"] > 0
+
+
+@pytest.mark.parametrize("temperature", [0.01, 0.1, 1.0])
+def test_the_loss_gap_is_the_losses_difference(temperature):
+  u, v = jax.random.normal(jax.random.key(0), (2, 24, 6))
+  u, v = u.at[3].set(u[2]), v.at[3].set(u[2])
+  labels = jnp.array([0] * 10 + [1] * 13 + [2])
+  gap = diagnostics.loss_gap(u, v, labels, temperature=temperature)
+  expected = losses.dcl(u, v, temperature=temperature) - losses.nscl(u, v, labels, temperature=temperature)
+  np.testing.assert_allclose(gap["loss_gap"], expected, rtol=1e-4, atol=1e-5)
+  assert 0 <= gap["loss_gap"] <= gap["loss_gap_bound"]
+  one = diagnostics.loss_gap(u, v, jnp.zeros(24, int), temperature=temperature)
+  assert float(one["loss_gap"]) == float(one["loss_gap_bound"]) == 0
+
+
+def test_similarities_are_compared_as_a_slow_loop_does():
+  random = np.random.default_rng(0)
+  a, b = random.normal(size=(30, 5)), random.normal(size=(30, 7))
+  found = similarity_metrics(jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32))
+  cosine = lambda z, i, j: z[i] @ z[j] / np.sqrt(z[i] @ z[i] * (z[j] @ z[j]))
+  square = sum((cosine(a, i, j) - cosine(b, i, j)) ** 2 for i in range(30) for j in range(30))
+  assert float(found["similarity_drift"]) == pytest.approx(square ** 0.5, rel=1e-5)
+  assert found["similarity_drift"] <= found["similarity_drift_largest"] == pytest.approx(2 * (30 * 29) ** 0.5)
+  assert found["similarity_cka"] >= found["similarity_cka_bound"] and found["similarity_rsa"] >= found["similarity_rsa_bound"]
+
+
+def test_bounds_that_say_nothing_are_called_vacuous():
+  of_pair = {"similarity_drift": 5.0, "similarity_drift_largest": 10.0, "similarity_cka": 0.9, "similarity_cka_bound": -0.1,
+             "similarity_rsa": 0.9, "similarity_rsa_bound": 0.8}
+  rows = lambda bound: pairs.of_bounds({"a~b": {**of_pair, "similarity_drift_bound": bound}}, [
+      {"a/loss_gap": 0.2, "a/loss_gap_bound": 0.3}, {"step": 2}])
+  said = rows(math.inf)
+  assert [said[f"a~b/similarity_{name}"]["vacuous"] for name in ("drift", "cka", "rsa")] == [True, True, False]
+  assert said["a/loss_gap"] == {"measured": 0.2, "bound": 0.3, "vacuous": False, "exceeded": False}
+  assert [rows(bound)["a~b/similarity_drift"]["vacuous"] for bound in (10.0, 9.0, 4.0)] == [True, False, False]
+  assert [rows(bound)["a~b/similarity_drift"]["exceeded"] for bound in (10.0, 9.0, 4.0)] == [False, False, True]
+
+
+def test_the_drift_theorem_is_evaluated_at_the_steps_taken(digits, one):
+  run = prepare(config_of({"cl": learner("dcl"), "nscl": learner("nscl"), "sup": learner("supcon")}, **{
+      "optimizer.warmup_epochs": 0}), digits, one)
+  peak, total = 0.1 * 64 / 256 if run.config.optimizer.name == "sgd" else 3e-3 * 64 / 256, run.total_steps
+  counts = np.bincount(digits.train.labels)
+  found = diagnostics.drift_bounds(run, 5)
+  eta = sum(peak * (1 + math.cos(math.pi * t / total)) / 2 for t in range(5))
+  tau, b, share = 0.5, 64, counts.max() / counts.sum() + math.sqrt(math.log(total * 64 / 0.05) / (2 * 64))
+  expected = math.exp(eta / (2 * tau**2 * b)) * eta / (tau * math.sqrt(b)) * 2 * math.exp(2 / tau) * share / (1 - share)
+  assert set(found) == {"cl~nscl/similarity_drift_bound"}
+  assert found["cl~nscl/similarity_drift_bound"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_coupled_configs_take_the_learners_they_are_given():
+  config = load_config("coupled_cifar10:nscl,cl")
+  assert set(config.learners) == {"cl", "nscl"} and config.main_learner == "nscl" and config.data.name == "cifar10"
+  with pytest.raises(ValueError, match="no learner 'nslc'. Did you mean 'nscl'"):
+    load_config("coupled_digits:nslc")
 
 
 def test_learners_begin_as_one(digits, one):

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spectral_jax.defaults import get_defaults
 from spectral_jax._errors import ConfigError, RunError
 from spectral_jax.data import check_data, folder, open_dataset
 from spectral_jax.data.cache import index
 from spectral_jax.data.classes import check_classes, choose
 from spectral_jax.data.dataset import stratified_split
+from spectral_jax.defaults import get_defaults
 
 
 def config(**changes):
@@ -293,8 +293,8 @@ def palette():
 
 # Name -> the file's bytes, what it shows, and how far off a decoder may be.
 LOOKS = {
-    "16 bits": (saved(Image.fromarray(GRAY16), "png"), np.array([[round(v / 257) for v in row] for row in
-                                                                 GRAY16.tolist()]), 0),
+    "16 bits": (saved(Image.fromarray(GRAY16), "png"),
+                np.array([[round(v / 257) for v in row] for row in GRAY16.tolist()]), 0),
     "1 bit": (saved(Image.fromarray(VEIL > 99), "png"), 255 * (VEIL > 99), 0),
     "gray, translucent": (saved(Image.fromarray(np.stack([INK, VEIL], -1), "LA"), "png"), over_white(INK, VEIL), 1),
     "color, translucent": (saved(Image.fromarray(np.dstack([PIXELS[:3, :3], VEIL])), "png"),

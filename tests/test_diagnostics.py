@@ -28,7 +28,8 @@ def test_report_against_plain_formulas(pair):
   both = np.concatenate([unit(u), unit(v)])
   p = np.linalg.eigvalsh(both.T @ both / 64)
   assert report["band_lower"] <= report["band_value"] <= report["band_upper"]
-  np.testing.assert_allclose(report["band_upper_ratio"], np.sqrt(report["band_upper"] / report["band_value"]), rtol=1e-5)
+  np.testing.assert_allclose(report["band_upper_ratio"], np.sqrt(report["band_upper"] / report["band_value"]),
+                             rtol=1e-5)
   np.testing.assert_allclose(report["top_eigenvalue"], p[-1], rtol=1e-4)
   np.testing.assert_allclose(report["effective_rank"], np.exp(-(p * np.log(p)).sum()), rtol=1e-4)
   np.testing.assert_allclose(report["effective_rank_participation"], 1 / (p ** 2).sum(), rtol=1e-4)
@@ -59,11 +60,11 @@ def test_collapsed_and_empty_batches_report_finite_numbers():
 
 def test_gradient_variance_study(tmp_path):
   from spectral_jax import variance
-  from spectral_jax.data import open_dataset
-  from spectral_jax.studies.gradient_variance import gradient_variance
-  from spectral_jax.mesh import make_mesh
-  from spectral_jax.training.run import prepare
   from spectral_jax.config import load_config
+  from spectral_jax.data import open_dataset
+  from spectral_jax.mesh import make_mesh
+  from spectral_jax.studies.gradient_variance import gradient_variance
+  from spectral_jax.training.run import prepare
 
   config = load_config("digits")
   with config.unlocked():

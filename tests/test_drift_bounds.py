@@ -15,7 +15,8 @@ def batches(seed, n=12, d=4):
   """Random views, aligned ones, views all equal, opposite classes; labels from one class for all to all alone."""
   rng = np.random.default_rng(seed)
   u = rng.normal(size=(n, d))
-  labels = [np.arange(n) % 3, np.arange(n) % 2, np.minimum(np.arange(n), 1), np.arange(n), rng.integers(0, 4, n)][seed % 5]
+  labels = [np.arange(n) % 3, np.arange(n) % 2, np.minimum(np.arange(n), 1), np.arange(n),
+            rng.integers(0, 4, n)][seed % 5]
   poles = np.where(labels[:, None] == labels[0], 1.0, -1.0) * np.ones((n, d))
   u = [u, u, np.ones((n, d)), poles, poles + 0.1 * u][seed // 5 % 5]
   v = [u, u + rng.normal(size=(n, d)), -u][seed % 3]
@@ -131,8 +132,9 @@ def rsa_distance(x, y):
 
 def test_undefined_bounds_and_errors():
   k = jnp.eye(4)
-  assert np.isnan(bounds.cka_lower_bound(jnp.ones((4, 4)), k)) and np.isnan(bounds.cka_lower_bound(k.at[0, 0].set(jnp.nan), k))
-  assert np.isnan(bounds.rsa_lower_bound(jnp.ones((4, 4)), k)) and np.isnan(bounds.rsa_lower_bound(k, k.at[0, 0].set(jnp.nan)))
+  flat, broken = jnp.ones((4, 4)), k.at[0, 0].set(jnp.nan)
+  assert np.isnan(bounds.cka_lower_bound(flat, k)) and np.isnan(bounds.cka_lower_bound(broken, k))
+  assert np.isnan(bounds.rsa_lower_bound(flat, k)) and np.isnan(bounds.rsa_lower_bound(k, broken))
   np.testing.assert_allclose(bounds.cka_lower_bound(1e30 * k, 0.9e30 * k), math.sqrt(1 - 0.01), rtol=1e-5)
   with pytest.raises(ValueError, match="square"):
     bounds.cka_lower_bound(k[:3], k[:3])

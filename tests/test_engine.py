@@ -40,7 +40,8 @@ LOSSES = {
 def batch(seed=0, n=N, dtype=np.float64):
   rng = np.random.default_rng(seed)
   u, noise = rng.normal(size=(2, n, D))
-  return (u.astype(dtype), (u + noise).astype(dtype), rng.integers(0, CLASSES, n), rng.normal(size=(16, D)).astype(dtype),
+  return (u.astype(dtype), (u + noise).astype(dtype), rng.integers(0, CLASSES, n),
+          rng.normal(size=(16, D)).astype(dtype),
           dtype(0.2), rng.random(n) > 0.2)
 
 
@@ -97,7 +98,8 @@ def test_sharded_equals_one_device(one_device, devices):
   def run(u, v, y, q, t, w):
     def of(name):
       # `sharded` takes the library's functions; a lambda that passes axis_name on is as good as one.
-      loss = losses.sharded(lambda u, v, y, q, t, w, axis_name: LOSSES[name](u, v, y, q, t, w, axis_name=axis_name), mesh)
+      loss = losses.sharded(lambda u, v, y, q, t, w, axis_name: LOSSES[name](u, v, y, q, t, w, axis_name=axis_name),
+                            mesh)
       return jax.value_and_grad(lambda u, v, q, t: loss(u, v, y, q, t, w), (0, 1, 2, 3))(u, v, q, t)
 
     return {name: of(name) for name in LOSSES}
@@ -218,7 +220,8 @@ def test_derivatives_of_every_kind_and_order_through_tiles_equal_the_dense_ones(
       return LOSSES[name](u, v, y, q, t, w, tile_size=tile_size)
 
     check_grads(lambda u: loss(u, 4), (u,), order=1, modes=["fwd", "rev"], atol=1e-6, rtol=1e-6)
-    tiled, dense = jax.jit(lambda u: [derivatives(functools.partial(loss, tile_size=n), u, direction) for n in (4, 9)])(u)
+    tiled, dense = jax.jit(lambda u: [
+        derivatives(functools.partial(loss, tile_size=n), u, direction) for n in (4, 9)])(u)
   for kind in dense:
     np.testing.assert_allclose(tiled[kind], dense[kind], rtol=1e-9, atol=1e-12, err_msg=kind)
 

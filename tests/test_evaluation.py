@@ -8,7 +8,13 @@ from sklearn.linear_model import LogisticRegression
 
 from spectral_jax.data import Split
 from spectral_jax.evaluation import (
-    few_shot_accuracy, linear_accuracy, split_features, split_images, split_pixels, spread)
+  few_shot_accuracy,
+  linear_accuracy,
+  split_features,
+  split_images,
+  split_pixels,
+  spread,
+)
 from spectral_jax.evaluation.probes import draw_shots, fit
 from spectral_jax.mesh import make_mesh, replicated
 

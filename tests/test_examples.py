@@ -9,8 +9,9 @@ import pytest
 import spectral_jax
 
 # Each defines the flags of a command, of which one process can have only one set.
-COMMANDS = ("spectral_jax.main", "spectral_jax.compare", "spectral_jax.validate", "spectral_jax.variance")
-NAMES = sorted(set(m.name for m in pkgutil.walk_packages(spectral_jax.__path__, "spectral_jax.")) - set(COMMANDS))
+COMMANDS = tuple(f"spectral_jax.{name}" for name in (
+    "main", "compare", "embed", "plan", "report", "sweep", "validate", "variance"))
+NAMES = sorted({m.name for m in pkgutil.walk_packages(spectral_jax.__path__, "spectral_jax.")} - set(COMMANDS))
 
 
 @pytest.mark.parametrize("name", NAMES)

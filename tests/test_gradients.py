@@ -9,7 +9,7 @@ import pytest
 
 from spectral_jax import gradients, losses
 
-LOSSES = ("info_nce", "nt_xent", "dcl", "dhel", "kcl", "nscl")
+LOSSES = ("info_nce", "nt_xent", "dcl", "dhel", "kcl", "nscl", "sigmoid", "debiased")
 LABELS = np.array([0, 1, 0, 2, 1, 0, 2])
 
 
@@ -38,6 +38,12 @@ def slow_term(x, i, u, v, loss, tau, queue=(), t=2.0, gamma=16.0, inside=False):
     return -pull + jnp.log(cross + own)
   if loss == "dhel":
     return -pull + jnp.log(own)
+  if loss == "sigmoid":  # bias -10; the log of a sigmoid as its definition has it
+    pair = lambda y, z: jnp.log1p(jnp.exp(-y * (jnp.dot(x, z) / tau - 10)))
+    return pair(1, v[i]) + sum(pair(-1, v[j]) for j in others)
+  if loss == "debiased":  # prior .1
+    corrected = (cross + own - (2 * n - 2) * 0.1 * exp(v[i])) / 0.9
+    return -pull + jnp.log(exp(v[i]) + jnp.maximum(corrected, (2 * n - 2) * jnp.exp(-1 / tau)))
   if loss == "kcl":
     kernel = lambda z: jnp.exp(-t * (2 - 2 * jnp.dot(x, z)))
     return -2 * kernel(v[i]) + gamma * sum(kernel(u[j]) for j in others) / (n - 1)
@@ -85,11 +91,18 @@ def test_terms_against_float64_loops(loss):
                                  labels=jnp.asarray(LABELS))
   for i in range(n):
     keep = [j for j in range(n) if (LABELS[j] != LABELS[i] if loss == "nscl" else j != i)]
-    rows = {"info_nce": v[keep], "dhel": u[keep], "kcl": u[keep]}.get(loss, np.concatenate([v[keep], u[keep]]))
-    kernel = np.exp(-t * (2 - 2 * rows @ u[i])) if loss == "kcl" else np.exp(rows @ u[i] / tau)
+    rows = {"info_nce": v[keep], "sigmoid": v[keep], "dhel": u[keep], "kcl": u[keep]}.get(
+        loss, np.concatenate([v[keep], u[keep]]))
+    kernel = {"kcl": np.exp(-t * (2 - 2 * rows @ u[i])), "sigmoid": 1 / (1 + np.exp(10 - rows @ u[i] / tau))}.get(
+        loss, np.exp(rows @ u[i] / tau))
     w, positive = kernel / kernel.sum(), np.exp(u[i] @ v[i] / tau)
     q = kernel.sum() / (kernel.sum() + positive)
-    pull, push = {"info_nce": (q / tau, q / tau), "nt_xent": (q / tau, q / tau),
+    corrected = (kernel.sum() - 0.1 * len(rows) * positive) / 0.9
+    floor = len(rows) * np.exp(-1 / tau)
+    debiased = kernel.sum() / 0.9 / (positive + corrected) / tau
+    pull, push = {"sigmoid": (1 / (1 + positive * np.exp(-10)) / tau, kernel.sum() / tau),
+                  "debiased": (debiased, debiased) if corrected > floor else (floor / (positive + floor) / tau, 0.0),
+                  "info_nce": (q / tau, q / tau), "nt_xent": (q / tau, q / tau),
                   "kcl": (4 * t * np.exp(-t * (2 - 2 * u[i] @ v[i])), 2 * t * gamma * kernel.mean())
                   }.get(loss, (1 / tau, 1 / tau))
     np.testing.assert_allclose(terms.attraction[i], pull, rtol=2e-5)
@@ -102,11 +115,23 @@ def test_terms_against_float64_loops(loss):
 def test_degenerate_batches_are_finite(loss):
   one = jnp.ones((1, 3))
   got = gradients.anchor_gradients(one, one, loss=loss, labels=jnp.zeros(1, int))
-  pull = -8 * one / jnp.sqrt(3.0) if loss == "kcl" else 0 * one  # KCL: 4t = 8, no negatives
+  # Without negatives: KCL's 4t = 8, the sigmoid loss's sigmoid(10 - 1/tau) / tau at its own temperature, .1.
+  pull = {"kcl": -8, "sigmoid": -5}.get(loss, 0) * one / jnp.sqrt(3.0)
   np.testing.assert_allclose(got, pull, rtol=1e-6)
   for x in (jnp.zeros((4, 3)), jnp.full((4, 3), 1e30), jnp.ones((4, 3), jnp.bfloat16)):
     got = gradients.anchor_gradients(x, x, loss=loss, labels=jnp.arange(4) % 2, temperature=0.005)
     assert got.dtype == jnp.float32 and bool(jnp.isfinite(got).all())
+
+
+def test_a_debiased_anchor_with_few_hard_negatives_is_not_pushed():
+  """Orthogonal negatives at a perfect pair weigh less than false ones are expected to: the sum is at its floor."""
+  u = np.eye(4)
+  with jax.enable_x64(True):
+    terms = gradients.anchor_terms(jnp.asarray(u), jnp.asarray(u), loss="debiased", temperature=0.2, prior=0.3)
+    got = gradients.anchor_gradients(jnp.asarray(u), jnp.asarray(u), loss="debiased", temperature=0.2, prior=0.3)
+  floor = 6 * np.exp(-5.0)
+  np.testing.assert_array_equal(terms.repulsion, 0.0)
+  np.testing.assert_allclose(got, -5 * floor / (np.exp(5.0) + floor) * u, rtol=1e-12)
 
 
 def test_tiles_and_leading_axes_do_not_change_the_result(monkeypatch):
@@ -123,6 +148,10 @@ def test_errors_name_the_argument_and_the_remedy():
   u = jnp.ones((3, 2))
   for call, words in (
       (dict(loss="triplet"), "loss must be one of"),
+      (dict(loss="hard_negative"), "'hard_negative' has no closed-form anchor gradient here: its weights"),
+      (dict(loss="global_contrastive"), "of loss='dcl' times g/a"),
+      (dict(loss="debiased", prior=1.0), "prior must be a finite number"),
+      (dict(loss="sigmoid", bias=jnp.ones(3)), "bias must be a scalar"),
       (dict(loss="nscl"), "labels must be given"),
       (dict(loss="nscl", labels=jnp.zeros(3)), "labels must be integers"),
       (dict(temperature=0.0), "temperature must be a positive"),

@@ -63,7 +63,7 @@ def test_a_slurm_job_is_requeued_when_it_was_stopped_and_only_then(stubs, code, 
 
 
 def test_what_a_slurm_job_asks_for():
-  asked = re.findall(r"^#SBATCH (\S+)", (LAUNCH / "slurm.sbatch").read_text(), re.M)
+  asked = re.findall(r"^#SBATCH (\S+)", (LAUNCH / "slurm.sbatch").read_text(), re.MULTILINE)
   assert {"--requeue", "--signal=TERM@300"} <= set(asked)
   tasks, gpus = (next(a.split("=")[1] for a in asked if a.startswith(name)) for name in ("--ntasks-per-node", "--gpus-per-node"))
   assert tasks == gpus and not any("gpus-per-task" in a for a in asked)

@@ -9,7 +9,8 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MATHEMATICS = ("bounds", "gradients", "losses", "metrics", "selection", "spectrum")
-HEAVY = ("tensorflow", "tensorflow_datasets", "flax", "optax", "orbax", "matplotlib", "sklearn", "ml_collections", "PIL")
+HEAVY = ("tensorflow", "tensorflow_datasets", "flax", "optax", "orbax", "matplotlib", "sklearn", "ml_collections",
+         "PIL", "jaxtyping")
 
 
 @pytest.mark.parametrize("module", MATHEMATICS)
@@ -21,7 +22,7 @@ def test_a_mathematics_module_imports_jax_alone(module):
 
 # From the lowest to the highest: a module may import those of lower layers, and of its own package.
 LAYERS = (
-    ("_errors",),
+    ("_errors", "_types"),
     ("_names",),
     ("_anchors", "_arrays", "_defaults", "_eager", *MATHEMATICS),
     ("config", "defaults", "mesh", "preemption", "progress"),
@@ -30,11 +31,12 @@ LAYERS = (
     ("data", "models"),
     ("evaluation",),
     ("workdir",),
+    ("embedding", "encoder"),
     ("training",),
     ("reports",),
     ("studies",),
     ("command", "job"),
-    ("compare", "main", "plan", "validate", "variance"),
+    ("compare", "embed", "main", "plan", "report", "sweep", "validate", "variance"),
 )
 
 

@@ -51,7 +51,8 @@ CASES = {
             functools.partial(losses.kcl, kernel=getattr(losses.kernels, k)(p), align_kernel=align),
             lambda u, v, y, q, t, w, k=k, p=p, a=a: oracle.kcl(u, v, w, oracle.kernel(k, p), oracle.kernel(*a), 16.0))
         for k, p, align, a in (
-            ("gaussian", 2.0, None, ("gaussian", 2.0)), ("log", 1.5, None, ("log", 1.5)), ("imq", 0.7, None, ("imq", 0.7)),
+            ("gaussian", 2.0, None, ("gaussian", 2.0)), ("log", 1.5, None, ("log", 1.5)),
+            ("imq", 0.7, None, ("imq", 0.7)),
             ("riesz", -1.0, losses.kernels.gaussian(1.0), ("gaussian", 1.0)),
             ("riesz", 1.0, losses.kernels.log(1.0), ("log", 1.0)))
     },
@@ -76,7 +77,8 @@ def values_and_slopes(u, v, y, q, temperature, where, du, dv, names=tuple(CASES)
   out = {}
   for name in names:
     value, (gu, gv) = jax.value_and_grad(lambda u, v: call(name, u, v, y, q, temperature, where=where), (0, 1))(u, v)
-    out[name] = value, jnp.sum(gu * du) + jnp.sum(gv * dv), call(name, u, v, y, q, temperature, where=where, reduction="none")
+    each = call(name, u, v, y, q, temperature, where=where, reduction="none")
+    out[name] = value, jnp.sum(gu * du) + jnp.sum(gv * dv), each
   return out
 
 
@@ -129,8 +131,8 @@ def simplex(n, d, rng):
 def test_aligned_simplex_has_its_exact_value_and_no_gradient():
   z = simplex(8, 10, np.random.default_rng(1))
   exact = {
-      "info_nce": 0.1441965, "nt_xent": 0.2701967, "dcl": -1.1704665, "dhel_anchor": -1.8636137, "dhel_mean": -1.8636137,
-      "dhel_sum": -0.3938940, "kcl_gaussian": -2 + 32 * math.exp(-32 / 7)}
+      "info_nce": 0.1441965, "nt_xent": 0.2701967, "dcl": -1.1704665, "dhel_anchor": -1.8636137,
+      "dhel_mean": -1.8636137, "dhel_sum": -0.3938940, "kcl_gaussian": -2 + 32 * math.exp(-32 / 7)}
   with jax.enable_x64(True):
     at_simplex = jax.jit(lambda z: {
         name: jax.value_and_grad(lambda u: call(name, u, z, None, None, 0.3))(z) for name in exact})(jnp.asarray(z))
@@ -209,14 +211,16 @@ def test_hard_inputs_have_finite_values_and_gradients(value_and_gradients, dtype
   huge[2] *= 1e-2 if dtype == "float16" else 1e-30  # a gradient is of size 1 / norm / tau, which float16 must hold
   hard = {
       "plain": (u, v, everything), "duplicates": (same, same, everything), "opposite": (same, -same, everything),
-      "zero row": (zero_row, v, everything), "all zero": (0 * u, 0 * v, everything), "huge and tiny": (huge, v, everything),
+      "zero row": (zero_row, v, everything), "all zero": (0 * u, 0 * v, everything),
+      "huge and tiny": (huge, v, everything),
       "all masked": (u, v, nothing), "one left": (u, v, np.arange(n) == 3)}
   q = rng.normal(size=(3, d))
   for label, (u, v, where) in hard.items():
     for y in (np.arange(n), np.zeros(n, int)):
       for tau in (0.005, 10.0):
         got = value_and_gradients(
-            jnp.asarray(u, dtype), jnp.asarray(v, dtype), jnp.asarray(y), jnp.asarray(q, dtype), jnp.float32(tau), where)
+            jnp.asarray(u, dtype), jnp.asarray(v, dtype), jnp.asarray(y), jnp.asarray(q, dtype), jnp.float32(tau),
+            where)
         for name, (value, gradients) in jax.device_get(got).items():
           assert value.dtype == np.float32
           assert np.isfinite(value), (name, label, tau)
@@ -286,7 +290,8 @@ def test_temperature_is_learnable():
   names = [name for name in CASES if has_temperature(name)]
   with jax.enable_x64(True):
     where = np.ones(7, bool)
-    slopes = jax.jit(lambda t: {name: jax.grad(lambda t: call(name, u, v, y, q, t))(t) for name in names})(jnp.float64(0.3))
+    slopes = jax.jit(lambda t: {
+        name: jax.grad(lambda t: call(name, u, v, y, q, t))(t) for name in names})(jnp.float64(0.3))
     for name in names:
       point = oracle.normalize(u), oracle.normalize(v), oracle.normalize(q)
       loop = lambda t: CASES[name][1](point[0], point[1], y, point[2], t, where)
@@ -300,7 +305,8 @@ def test_bias_hardness_and_prior_are_learnable_too():
   with jax.enable_x64(True):
     bias = jax.grad(lambda b: losses.sigmoid(u, v, bias=b, temperature=0.4))(-1.5)
     beta, prior = jax.grad(
-        lambda b, p: losses.hard_negative(u, v, beta=b, prior=p, temperature=0.4), (0, 1))(jnp.float64(0.6), jnp.float64(0.03))
+        lambda b, p: losses.hard_negative(u, v, beta=b, prior=p, temperature=0.4), (0, 1))(
+            jnp.float64(0.6), jnp.float64(0.03))
   loop = lambda b: oracle.mean(oracle.sigmoid(u, v, 0.4, b, where))
   assert bias == pytest.approx(oracle.derivative(loop, (-1.5,), (1.0,)), rel=1e-9)
   loop = lambda b: oracle.mean(oracle.hard_negative(u, v, 0.4, b, 0.03, where))
@@ -368,7 +374,8 @@ U = np.eye(4, dtype=np.float32)
     (ValueError, r"u must have shape \(n, d\), got \(4,\)", lambda: losses.info_nce(U[0], U[0])),
     (ValueError, r"u and v must have the same shape.*\(4, 4\) and \(3, 4\)", lambda: losses.nt_xent(U, U[:3])),
     (TypeError, r"u must hold floating-point numbers, got dtype int32", lambda: losses.dcl(U.astype(np.int32), U)),
-    (ValueError, r"temperature must be a positive finite number, got 0", lambda: losses.info_nce(U, U, temperature=0.0)),
+    (ValueError, r"temperature must be a positive finite number, got 0",
+     lambda: losses.info_nce(U, U, temperature=0.0)),
     (ValueError, r"temperature must be a scalar", lambda: losses.info_nce(U, U, temperature=np.ones(2))),
     (ValueError, r"labels must have shape \(4,\).*got \(3,\)", lambda: losses.nscl(U, U, np.arange(3))),
     (TypeError, r"labels must be integers", lambda: losses.supcon(U, U, np.ones(4))),
@@ -379,12 +386,14 @@ U = np.eye(4, dtype=np.float32)
     (ValueError, r"negatives must have shape \(k, 4\)", lambda: losses.info_nce(U, U, negatives=np.ones((2, 3)))),
     (ValueError, r"tile_size must be a positive integer", lambda: losses.info_nce(U, U, tile_size=0)),
     (TypeError, r"matmul_dtype must be a floating-point", lambda: losses.info_nce(U, U, matmul_dtype=np.int8)),
-    (ValueError, r"align_kernel must be finite.*align_kernel=", lambda: losses.kcl(U, U, kernel=losses.kernels.riesz(1.0))),
+    (ValueError, r"align_kernel must be finite.*align_kernel=",
+     lambda: losses.kcl(U, U, kernel=losses.kernels.riesz(1.0))),
     (ValueError, r"s must lie in \(-2, 0\) or above 0, got 0", lambda: losses.kernels.riesz(0.0)),
     (ValueError, r"s must lie in \(-2, 0\) or above 0, got -2", lambda: losses.kernels.riesz(-2.0)),
     (ValueError, r"t must be a positive finite number", lambda: losses.kernels.gaussian(-1.0)),
     (TypeError, r"kernel must be a function", lambda: losses.kcl(U, U, kernel="gaussian")),
-    (ValueError, r"bias must be a finite number in \[-inf, inf\), got inf", lambda: losses.sigmoid(U, U, bias=math.inf)),
+    (ValueError, r"bias must be a finite number in \[-inf, inf\), got inf",
+     lambda: losses.sigmoid(U, U, bias=math.inf)),
     (ValueError, r"prior must be a finite number in \[0, 1\), got 1", lambda: losses.debiased(U, U, prior=1.0)),
     (ValueError, r"beta must be a finite number in \[0, inf\), got -1", lambda: losses.hard_negative(U, U, beta=-1.0)),
     (TypeError, r"temperature must be a number, got None", lambda: losses.nt_xent(U, U, temperature=None)),

@@ -9,10 +9,10 @@ from flax import linen as nn
 from jax.sharding import NamedSharding, PartitionSpec
 
 from spectral_jax import losses
-from spectral_jax.training import microbatch
 from spectral_jax.mesh import make_mesh
-from spectral_jax.training.state import init_state
+from spectral_jax.training import microbatch
 from spectral_jax.training.objective import Objective
+from spectral_jax.training.state import init_state
 from spectral_jax.training.step import make_gradient, make_update
 
 PIECES = 4
@@ -82,7 +82,8 @@ def test_batch_statistics_are_those_of_each_piece(views):
     stats, projected = state.batch_stats, []
     for part in microbatch.cut(views, PIECES):
       (_, z), changed = model.apply(
-          {"params": params["model"], "batch_stats": stats}, part.reshape(-1, 4, 4, 1), train=True, mutable=["batch_stats"])
+          {"params": params["model"], "batch_stats": stats}, part.reshape(-1, 4, 4, 1), train=True,
+          mutable=["batch_stats"])
       stats = changed["batch_stats"]
       projected.append(z.reshape(-1, 2, 8))
     z = microbatch.join(jnp.stack(projected))
@@ -124,6 +125,7 @@ def test_activations_are_those_of_a_piece():
     update = make_update(make_gradient(Deep(), objective, lambda u, v: (u, v), microbatches), tx)
     state = jax.eval_shape(lambda: init_state(0, Deep(), {"main": objective}, tx, (4, 4, 1)))
     labels = jax.ShapeDtypeStruct((1024,), jnp.int32)
-    return jax.jit(update).lower(state.learners["main"], (views, views), {"labels": labels}, 1.0).compile().memory_analysis().temp_size_in_bytes
+    return jax.jit(update).lower(state.learners["main"], (views, views), {"labels": labels},
+                                 1.0).compile().memory_analysis().temp_size_in_bytes
 
   assert temporaries(16) < temporaries(1) / 4

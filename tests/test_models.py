@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
-from jax.sharding import AxisType, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
 from spectral_jax.models import build_model
 from spectral_jax.models.resnet import BasicBlock, BottleneckBlock
@@ -14,8 +13,8 @@ from spectral_jax.models.resnet import BasicBlock, BottleneckBlock
 
 def config(**changes):
   return ml_collections.ConfigDict(dict(
-      encoder="convnet", stem="cifar", width=1.0, projector_layers=2, projector_hidden=0, projector_dim=16,
-      dtype="float32") | changes)
+      encoder="convnet", stem="cifar", patch_size=16, width=1.0, remat=False, projector_layers=2, projector_hidden=0,
+      projector_dim=16, dtype="float32") | changes)
 
 
 def shapes(settings, image_shape):
@@ -63,7 +62,7 @@ def test_projector_layers():
   assert hidden.shape == (512, 512)
 
 
-@pytest.mark.parametrize("encoder", ["convnet", "resnet18", "resnet50"])
+@pytest.mark.parametrize("encoder", ["convnet", "resnet18", "resnet50", "vit_s"])
 def test_bfloat16_computes_but_does_not_store(encoder):
   variables, outputs = shapes(config(encoder=encoder, dtype="bfloat16", projector_layers=3), (16, 16, 3))
   assert {leaf.dtype for leaf in jax.tree.leaves((variables, outputs))} == {jnp.dtype("float32")}

@@ -7,7 +7,13 @@ import numpy as np
 import optax
 import pytest
 
-from spectral_jax.training.optimizer import make_optimizer, peak_learning_rate, scaled_learning_rate, warmup_cosine, warmup_length
+from spectral_jax.training.optimizer import (
+  make_optimizer,
+  peak_learning_rate,
+  scaled_learning_rate,
+  warmup_cosine,
+  warmup_length,
+)
 from spectral_jax.training.step import Hyper
 
 

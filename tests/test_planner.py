@@ -6,17 +6,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from spectral_jax._errors import ConfigError
 from spectral_jax.config import load_config
 from spectral_jax.data import open_dataset
 from spectral_jax.evaluation import split_features
+from spectral_jax.mesh import make_mesh, over_data
+from spectral_jax.selection import epoch_batches
 from spectral_jax.training import loop
 from spectral_jax.training.batches import planner
 from spectral_jax.training.batches.tables import epoch_indices, of_stored
-from spectral_jax.workdir.logs import read_metrics
-from spectral_jax.mesh import make_mesh, over_data
+from spectral_jax.training.checks import check_config
 from spectral_jax.training.run import prepare
 from spectral_jax.training.state import averaged_variables, variables
 from spectral_jax.workdir import checkpoints
+from spectral_jax.workdir.logs import read_metrics
 
 # Batches of 240 of 1,437 digits: an epoch has 5 steps.
 SETTINGS = {
@@ -62,7 +65,8 @@ def test_the_bank_is_the_encoders_embedding_of_every_training_image(one_device, 
   state = one_device.init()
   everything = np.arange(digits.train.size)
   _, z = split_features(
-      one_device.program.encode, variables(state.learners["main"]), digits.train, everything, batch_size=512, mesh=one_device.mesh)
+      one_device.program.encode, variables(state.learners["main"]), digits.train, everything, batch_size=512,
+      mesh=one_device.mesh)
   z = np.asarray(z, np.float64)
   z /= np.linalg.norm(z, axis=1, keepdims=True)
   rows = one_device.bank.refresh(state)
@@ -186,7 +190,8 @@ def test_streamed_images_are_read_in_the_order_that_was_chosen(tmp_path):
 
 @pytest.mark.parametrize("changes, message", [
     ({"selection.candidates": -1}, r"config\.selection: candidates must be at least 1"),
-    ({"selection.rule": "gcbs", "selection.coverage": "independent"}, 'config.selection: rule="gcbs" splits the examples'),
+    ({"selection.rule": "gcbs", "selection.coverage": "independent"},
+     'config.selection: rule="gcbs" splits the examples'),
     ({"selection.objective": "target"}, "needs target"),
     ({"selection.target": 1.5}, r"target must lie in \(0, 1\]"),
     ({"selection.coverage": "everything"}, "coverage must be one of"),
@@ -208,3 +213,86 @@ def test_epochs_choose_by_draws_of_their_own(one_device):
   first, again, other = (planner.chosen_table(one_device.plan, epoch, rows)[0] for epoch in (2, 2, 3))
   np.testing.assert_array_equal(first, again)
   assert (first != other).mean() > 0.9
+
+
+def given_table(epochs=2):
+  """A user's tables, and the same of another user."""
+  return np.stack([epoch_indices(seed, 0, 1437, 240) for seed in range(100, 100 + epochs)])
+
+
+def test_batches_from_a_file_are_those_trained_on(one_device, digits, tmp_path):
+  """Epoch e takes table e % 2, a run that was interrupted goes on with it, and another file is refused."""
+  np.save(tmp_path / "table.npy", given_table())
+  config = config_of(**{"selection.rule": "file", "selection.table": str(tmp_path / "table.npy"), "steps": 14})
+  run = prepare(config, digits, one_device.mesh)
+  assert run.bank is None and run.plan.options is None
+  seen = []
+  recording = run._replace(feed=lambda table, step: seen.append(table) or run.feed(table, step))
+  whole, _ = loop.train(recording, tmp_path / "whole")
+  np.testing.assert_array_equal(np.concatenate(seen), np.concatenate(given_table()[[0, 1, 0]])[:14])
+  with pytest.raises(Stopped):
+    loop.train(stopping(run, 9), tmp_path / "stopped")
+  np.save(tmp_path / "table.npy", given_table()[::-1])
+  with pytest.raises(ConfigError, match="not the one that this run began with"):
+    loop.train(prepare(config, digits, one_device.mesh), tmp_path / "stopped")
+  np.save(tmp_path / "table.npy", given_table())
+  state, _ = loop.train(prepare(config, digits, one_device.mesh), tmp_path / "stopped")
+  assert int(checkpoints.fingerprint(state)) == int(checkpoints.fingerprint(whole))
+
+
+def test_jest_prefers_what_the_reference_has_learned(one_device, digits, tmp_path):
+  """Against classes as the reference, batches are drawn from the bank as epoch_batches draws them, and run on."""
+  reference = np.eye(10)[digits.train.labels]
+  np.savez(tmp_path / "reference.npz", embeddings=reference, labels=digits.train.labels)
+  config = config_of(**{"selection.rule": "jest", "selection.coverage": "oversampled", "selection.oversample": 3,
+                        "selection.reference": str(tmp_path / "reference.npz"), "steps": 14})
+  run = prepare(config, digits, one_device.mesh)
+  loop.train(run, tmp_path / "run")
+  assert sum("selection_seconds" in r for r in read_metrics(tmp_path / "run")) == 1
+  tables = kept_tables(run, tmp_path / "run")[7]
+  rows = run.bank.rows(tables.bank)
+  key = jax.random.fold_in(jax.random.key(0), 2)
+  expected = epoch_batches(key, rows, 240, rule="jest", coverage="oversampled", oversample=3,
+                           reference=jnp.asarray(reference, jnp.float32))
+  np.testing.assert_array_equal(tables.following, expected)
+
+
+@pytest.mark.parametrize("content, message", [
+    (given_table()[:, :4], r"shape \(5, 240\)"), (given_table() + 300, "indices from 0 to 1436"),
+    (given_table() // 2, "hold an example twice"), (None, "is no file")])
+def test_a_table_that_does_not_fit_the_data_is_refused_before_any_work(content, message, one_device, digits, tmp_path):
+  path = tmp_path / "table.npy"
+  if content is not None:
+    np.save(path, content)
+  config = config_of(**{"selection.rule": "file", "selection.table": str(path)})
+  with pytest.raises(ConfigError, match=message):
+    check_config(config)
+    prepare(config, digits, one_device.mesh)
+
+
+@pytest.mark.parametrize("content, message", [
+    (np.ones((1436, 3)), r"shape \(1437, d\).*got float64 of shape \(1436, 3\)"), (np.ones(1437), r"got float64 of shape \(1437,\)"),
+    (np.ones((1437, 3), int), "got int64"), (np.full((1437, 3), np.nan), "NaN or inf in 1437 rows"),
+    (dict(a=np.ones((1437, 3)), b=np.ones(2)), '2 arrays, a, b; name the one "embeddings"'),
+    (dict(features=np.ones((3, 3)), labels=np.ones(3)), r"shape \(3, 3\)"),
+    (b"not an array", "cannot be used"), (b"", "cannot be used")])
+def test_a_reference_that_does_not_fit_is_refused_before_any_work(content, message, tmp_path):
+  path = tmp_path / "reference.npz"
+  if isinstance(content, dict):
+    np.savez(path, **content)
+  else:
+    with path.open("wb") as file:
+      file.write(content) if isinstance(content, bytes) else np.save(file, content)
+  config = config_of(**{"selection.rule": "jest", "selection.coverage": "oversampled", "selection.reference": str(path)})
+  with pytest.raises(ConfigError, match=message):
+    planner.check_selection(config, 1437)
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"selection.rule": "file"}, "needs an index table.*--config.selection.table=PATH"),
+    ({"selection.rule": "jest"}, "needs a reference model's embeddings.*--config.selection.reference=PATH"),
+    ({"selection.table": "mine.npy"}, "read by rule='file' alone, and the rule is 'greedy'"),
+    ({"selection.rule": "jest", "selection.reference": "/"}, "is no file")])
+def test_files_and_rules_go_together(changes, message):
+  with pytest.raises(ConfigError, match=message):
+    check_config(config_of(**changes))

@@ -10,8 +10,8 @@ import sys
 import pytest
 
 from spectral_jax import job
-from spectral_jax.config import load_config
 from spectral_jax._errors import RunError
+from spectral_jax.config import load_config
 from spectral_jax.evaluation import SCORES
 from spectral_jax.workdir.logs import read_metrics
 
@@ -93,7 +93,7 @@ def test_a_finished_run_is_not_trained_again(finished, capsys):
   summary, folder = finished
   before = (folder / "metrics.jsonl").read_bytes()
   assert job.main_job(tiny(), folder) == summary
-  assert "had finished before" in capsys.readouterr().out
+  assert "was finished before" in capsys.readouterr().out
   assert (folder / "metrics.jsonl").read_bytes() == before
 
 

@@ -90,7 +90,7 @@ def slow_cuthill_mckee(adjacent):
 
 
 def table_of(adjacent):
-  n, k = len(adjacent), max(1, max(map(len, adjacent)))
+  n, k = len(adjacent), max(1, *map(len, adjacent))
   neighbors, edges = np.zeros((n, k), np.int32), np.zeros((n, k), bool)
   for i, some in enumerate(adjacent):
     neighbors[i, :len(some)], edges[i, :len(some)] = some, True
@@ -205,7 +205,7 @@ def test_b3_leaves_out_the_nearest():
   assert together(skip=1, neighbors=8) < 0.2
 
 
-def test_kmeans_ends_where_no_row_is_nearer_to_another_centre():
+def test_kmeans_ends_where_no_row_is_nearer_to_another_center():
   rows, labels = planted(7, 20, noise=0.3)
   rows = jnp.asarray(unit(np.asarray(rows)))
   got, centers = jax.jit(cluster.kmeans, static_argnums=2)(KEY, rows, 7)

@@ -1,4 +1,4 @@
-"""CKA, RSA and mutual nearest neighbors against dense float64 definitions: in batches, over devices, with large means."""
+"""CKA, RSA and mutual nearest neighbors against dense float64 definitions: batches, devices, large means."""
 
 import functools
 
@@ -40,7 +40,8 @@ def dense_unbiased(x, y):
   # Any one row may be subtracted first: HSIC_1 does not change, and float64 then holds a large mean.
   k, l = without_diagonal((x - x[0]) @ (x - x[0]).T), without_diagonal((y - y[0]) @ (y - y[0]).T)
   one = np.ones(n)
-  hsic = lambda a, b: (np.trace(a @ b) + a.sum() * b.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * one @ a @ b @ one) / (n * (n - 3))
+  hsic = lambda a, b: (np.trace(a @ b) + a.sum() * b.sum() / ((n - 1) * (n - 2))
+                       - 2 / (n - 2) * one @ a @ b @ one) / (n * (n - 3))
   return hsic(k, l) / np.sqrt(hsic(k, k) * hsic(l, l))
 
 

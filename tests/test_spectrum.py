@@ -32,7 +32,7 @@ def slow_rank(z, kind, center):
 def test_ranks_against_numpy(shape):
   z = np.random.default_rng(0).normal(size=shape) * np.linspace(0.1, 3, shape[1]) + 1
   for center in (False, True):
-    # Centring takes a dimension away when n <= d; RankMe sees that singular value's rounding.
+    # Centering takes a dimension away when n <= d; RankMe sees that singular value's rounding.
     for kind in KINDS:
       got = spectrum.effective_rank(jnp.asarray(z, jnp.float32), kind=kind, center=center)
       np.testing.assert_allclose(got, slow_rank(z, kind, center), rtol=1e-4)
@@ -80,7 +80,7 @@ def test_eigenvalue_gradients_at_ties():
 @pytest.mark.parametrize("scale", (1e-10, 1e10, 1e18, 1e19))
 @pytest.mark.parametrize("shape", ((6, 4), (3, 5)))
 def test_eigenvalue_gradients_at_any_scale(scale, shape):
-  """`dl_k/dz = 2/n z q_k q_k^T`, in float64 NumPy; at 1e19 the square of the scale overflows, the eigenvalues do not."""
+  """`dl_k/dz = 2/n z q_k q_k^T`, in float64 NumPy; at 1e19 the scale's square overflows, the eigenvalues do not."""
   z = np.random.default_rng(0).normal(size=shape).astype(np.float32)
   weights = np.arange(1, min(shape) + 1)
   for center in (False, True):
@@ -105,7 +105,8 @@ def test_second_derivatives_of_eigenvalues():
     slope = jax.jit(jax.grad(lambda z: jnp.sum(jnp.arange(1, 4) * spectrum.eigenvalues(z) ** 2)))
     got = jax.jvp(slope, (jnp.asarray(z),), (jnp.asarray(direction),))[1]
     step = 1e-5
-    np.testing.assert_allclose(got, (slope(z + step * direction) - slope(z - step * direction)) / (2 * step), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(got, (slope(z + step * direction) - slope(z - step * direction)) / (2 * step), rtol=1e-5,
+                               atol=1e-7)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -12,9 +12,9 @@ import pytest
 from spectral_jax import losses, spectrum
 from spectral_jax.config import load_config
 from spectral_jax.data import open_dataset
+from spectral_jax.mesh import make_mesh, over_data
 from spectral_jax.training import objective
 from spectral_jax.training.batches.tables import epoch_indices
-from spectral_jax.mesh import make_mesh, over_data
 from spectral_jax.training.objective import loss_names, make_objective, make_whitening, objective_names, temperature_of
 from spectral_jax.training.run import prepare
 from spectral_jax.training.state import Learner
@@ -62,7 +62,8 @@ def test_a_step_is_a_function_of_seed_step_and_examples():
   first, _ = steps(config_of(), mesh)
   again, _ = steps(config_of(), mesh)
   other, _ = steps(config_of(seed=1), mesh)
-  equal = lambda a, b: all((x == y).all() for x, y in zip(*(jax.tree.leaves(s.learners["main"].params) for s in (a, b))))
+  equal = lambda a, b: all((x == y).all() for x,
+                           y in zip(*(jax.tree.leaves(s.learners["main"].params) for s in (a, b))))
   assert equal(first, again) and not equal(first, other)
 
 
@@ -90,7 +91,9 @@ def test_update_differentiates_the_loss_of_the_embeddings():
   np.testing.assert_allclose(observed.embeddings[1], rows[:, 1] @ w, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["dcl", "dhel", "info_nce", "kcl", "nscl", "nt_xent", "supcon"])
+@pytest.mark.parametrize("name", [
+    "dcl", "debiased", "dhel", "hard_negative", "info_nce", "kcl", "nscl", "nt_xent", "sigmoid", "spectral_contrastive",
+    "supcon"])
 def test_every_loss_is_found_by_its_name(name):
   assert name in loss_names()
   u, v = jax.random.normal(jax.random.key(0), (2, 8, 4))
@@ -116,7 +119,8 @@ def test_cross_entropy_has_a_head_of_its_own():
   for z in (np.asarray(u, np.float64), np.asarray(v, np.float64)):
     logits = z @ np.asarray(params["head"]["kernel"], np.float64)
     by_hand += [np.log(np.exp(row).sum()) - row[y] for row, y in zip(logits, np.asarray(labels))]
-  np.testing.assert_allclose(objective.loss(params, memory, (u, v), {"labels": labels}, None)[0], np.mean(by_hand), rtol=1e-5)
+  np.testing.assert_allclose(objective.loss(params, memory, (u, v), {"labels": labels}, None)[0], np.mean(by_hand),
+                             rtol=1e-5)
 
 
 def test_kernels_are_written_as_in_python():

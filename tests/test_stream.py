@@ -129,7 +129,7 @@ def test_wrong_indices_are_refused(data):
 
 def test_draws_are_uniform_and_independent():
   draws = uniform_draws(0, 3, np.arange(4000), 2)
-  assert draws.shape == (4000, 2, DRAWS) and 0 <= draws.min() and draws.max() < 1
+  assert draws.shape == (4000, 2, DRAWS) and draws.min() >= 0 and draws.max() < 1
   counts = np.histogram(draws, 16, (0, 1))[0] / draws.size
   np.testing.assert_allclose(counts, 1 / 16, rtol=0.03)
   correlation = np.corrcoef(draws.reshape(4000, -1).T)

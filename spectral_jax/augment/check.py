@@ -1,8 +1,14 @@
 """What `config.augment` may hold, checked from the config alone."""
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 from spectral_jax._errors import ConfigError
+
+if TYPE_CHECKING:
+  from spectral_jax._types import Config
 
 PROBABILITIES = ("jitter_prob", "gray_prob", "blur_prob", "solarize_prob")
 # Half-widths: what each may be, and the reason for its limit.
@@ -12,7 +18,7 @@ AFFINE = {"rotation_deg": (180, "more turns the image past a full circle"),
           "shift": (1, "the image would leave the view")}
 
 
-def check_augment(augment):
+def check_augment(augment: Config) -> None:
   """Raises ConfigError, naming the key, on a value of `config.augment` that no augmentation can have.
 
   Args:

@@ -6,16 +6,25 @@ image, narrowed to a permitted ratio, is. `box` is written for both array module
 with NumPy before an image is decoded, the resident path with JAX on the device.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+if TYPE_CHECKING:
+  from typing import Any
+
+  from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 TRIES = 10
 DRAWS = 2 * TRIES + 2   # uniform numbers a box is made of
 RATIO = (3 / 4, 4 / 3)
 
 
-def box(uniforms, height, width, scale, *, xp=jnp):
+def box(uniforms: Any, height: Any, width: Any, scale: tuple[float, float], *, xp: Any = jnp) -> Any:
   """The crop that `DRAWS` uniform numbers stand for.
 
   Args:
@@ -49,7 +58,7 @@ def box(uniforms, height, width, scale, *, xp=jnp):
   return xp.stack([top, left, h, w], axis=-1).astype(xp.float32)
 
 
-def cut(image, box, size):
+def cut(image: Shaped[Array, "h w c"], box: Any, size: int) -> Float[Array, "size size c"]:
   """Cuts `box` out of an image `(h, w, c)` and resizes it to `(size, size, c)`, bilinear with antialiasing.
 
   >>> image = jnp.arange(16.0).reshape(4, 4, 1)
@@ -73,7 +82,8 @@ def _weights(n, start, length, size):
   return weight / jnp.sum(weight, axis=1, keepdims=True)
 
 
-def random_crop(key, image, size, scale):
+def random_crop(key: PRNGKeyArray, image: Shaped[Array, "h w c"], size: int,
+                scale: tuple[float, float]) -> Float[Array, "size size c"]:
   """One random resized crop of an image `(h, w, c)`, as `(size, size, c)`."""
   height, width, _ = image.shape
   return cut(image, box(jax.random.uniform(key, (DRAWS,)), height, width, scale), size)

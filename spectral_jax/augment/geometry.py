@@ -4,11 +4,21 @@ dm_pix interpolates an affine warp over all three axes of an image and blurs wit
 under vmap; on two CPU cores the forms below took less than a tenth of the time for a batch, with the same result.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
 
+if TYPE_CHECKING:
+  from jaxtyping import Array, Float, PRNGKeyArray
 
-def warp_matrix(key, *, rotation_deg=0.0, scale=0.0, shear=0.0, shift=0.0):
+  from spectral_jax._types import Scalar
+
+
+def warp_matrix(key: PRNGKeyArray, *, rotation_deg: float = 0.0, scale: float = 0.0, shear: float = 0.0,
+                shift: float = 0.0) -> tuple[Float[Array, "2 2"], Float[Array, " 2"]]:
   """A random affine map from output to input coordinates around the center, each a share of the image's side.
 
   `A = R(angle) [[1, k], [0, 1]] / s`, with angle uniform in +-`rotation_deg`, s in 1 +- `scale`, k in +-`shear`.
@@ -25,7 +35,8 @@ def warp_matrix(key, *, rotation_deg=0.0, scale=0.0, shear=0.0, shift=0.0):
   return matrix / (1 + scale * u[1]), shift * u[3:]
 
 
-def warp(image, matrix, translation):
+def warp(image: Float[Array, "h w c"], matrix: Float[Array, "2 2"],
+         translation: Float[Array, " 2"]) -> Float[Array, "h w c"]:
   """Samples an image `(h, w, c)` at `matrix @ p + translation` for each output position p; bilinear, zero outside.
 
   Args:
@@ -47,7 +58,7 @@ def warp(image, matrix, translation):
   return jax.vmap(sample, in_axes=-1, out_axes=-1)(image)
 
 
-def blur(image, sigma, radius):
+def blur(image: Float[Array, "h w c"], sigma: Scalar, radius: int) -> Float[Array, "h w c"]:
   """Gaussian blur of an image `(h, w, c)`: `sigma` in pixels, cut off at `radius` pixels, zero outside the image.
 
   >>> spike = jnp.zeros((3, 3, 1)).at[1, 1].set(1.0)

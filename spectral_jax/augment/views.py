@@ -8,6 +8,10 @@ tenth of the image. ImageNet has s = 1 and the blur; CIFAR-10 has s = 0.5 and no
 The four color operations come in a fixed order, not a random one: under vmap a random order costs all orders.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import dm_pix as pix
 import jax
 import jax.numpy as jnp
@@ -16,15 +20,23 @@ from spectral_jax.augment.check import check_augment
 from spectral_jax.augment.crop import cut, random_crop
 from spectral_jax.augment.geometry import blur, warp, warp_matrix
 
+if TYPE_CHECKING:
+  from collections.abc import Callable
+
+  from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
+
+  from spectral_jax._types import Config
+
 BLUR_SIGMA = (0.1, 2.0)
 SOLARIZE_THRESHOLD = 0.5
 
 
-def make_augment(config, image_size, *, cropped=False):
+def make_augment(config: Config, image_size: int, *,
+                 cropped: bool = False) -> Callable[[PRNGKeyArray, Array], Array]:
   """The augmentation that `config.augment` describes, as a function of one image.
 
   Args:
-    config: ConfigDict with `crop_scale` ((lo, hi), the crop's share of the area; None or () for no crop), `flip`,
+    config: Config with `crop_scale` ((lo, hi), the crop's share of the area; None or () for no crop), `flip`,
       `jitter_strength` and `jitter_prob`, `gray_prob`, `blur_prob`, `solarize_prob`, and `affine` with half-widths
       `rotation_deg` (degrees), `scale`, `shear` and `shift` (shares; zeros leave the warp out).
     image_size: height and width of the view in pixels.
@@ -73,7 +85,8 @@ def make_augment(config, image_size, *, cropped=False):
   return augment
 
 
-def two_views(augment, key, indices, images):
+def two_views(augment: Callable[[PRNGKeyArray, Array], Array], key: PRNGKeyArray, indices: Int[Array, " b"],
+              images: Shaped[Array, "b h w c"]) -> tuple[Float[Array, "b h w c"], Float[Array, "b h w c"]]:
   """Two views of each image of a batch.
 
   Image i's view w has the key `fold_in(fold_in(key, indices[i]), w)`: it does not depend on the rest of the batch.

@@ -6,13 +6,24 @@ Jensen, above `m exp` of the mean one; and the weighted mean similarity between 
 the weights grow with the similarity.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import jax.numpy as jnp
 
 from spectral_jax import _anchors
 from spectral_jax.bounds.band import norm, product, root
 
+if TYPE_CHECKING:
+  from jaxtyping import Array, Float
 
-def apriori_band(anchor, p, common):
+  from spectral_jax._anchors import Anchor, Problem
+  from spectral_jax.bounds.band import Shared
+
+
+def apriori_band(anchor: Anchor, p: Problem,
+                 common: Shared) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
   """`(lower, upper)` of one anchor's gradient norm, and the greatest length before cancellation.
 
   Of the `Anchor` it uses the vectors, the similarities and which rows are kept: neither weights nor strengths.
@@ -28,12 +39,15 @@ def apriori_band(anchor, p, common):
   mean = common.center + product(anchor.mask, common.centered) / count
   positive = jnp.sum(anchor.u * v)
 
+  # The sum of sigmoids has no such bound by Jensen's inequality: they are not convex.
+  weakest = least if p.loss == "sigmoid" else mean_similarity
+
   def strengths_at(similarity):
-    log_sum = jnp.where(some, p.scale * similarity + jnp.log(count), -jnp.inf)
+    log_sum = jnp.where(some, _anchors.logits(p, similarity) + jnp.log(count), -jnp.inf)
     return _anchors.strengths(p, positive, log_sum, anchor.count)
 
-  (weak_pull, weak), (strong_pull, strong) = strengths_at(mean_similarity), strengths_at(greatest)
-  if p.loss == "kcl":  # the pull does not depend on the negatives
+  (weak_pull, weak), (strong_pull, strong) = strengths_at(weakest), strengths_at(greatest)
+  if p.loss in ("kcl", "sigmoid"):  # the pull does not depend on the negatives
     pull = weak_pull
     upper = jnp.maximum(norm(weak * mean - pull * v), norm(strong * mean - pull * v)) + strong * rho
     # Nearest point of the segment repulsion * mean, weak <= repulsion <= strong, to the pull.

@@ -1,5 +1,9 @@
 """Bands of a whole batch: the mean over anchors of the squared gradient norm, InfoNCE."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
 
@@ -7,9 +11,17 @@ from spectral_jax import _anchors, _arrays, _eager
 from spectral_jax.bounds.anchors import plugin_band
 from spectral_jax.bounds.band import LEADING, Band, product, root, shared, slack_of
 
+if TYPE_CHECKING:
+  from typing import Literal
+
+  from jaxtyping import Array, ArrayLike, Float
+
+  from spectral_jax._types import Scalar
+
 
 @_eager.compiled("kind", temperature=_arrays.positive_or_none)
-def batch_band(u, v, *, temperature=None, kind="anchors"):
+def batch_band(u: Float[ArrayLike, "n d"], v: Float[ArrayLike, "n d"], *, temperature: Scalar | None = None,
+               kind: Literal["anchors", "singular"] = "anchors") -> Band:
   """Mean over anchors of the squared gradient norm, between two proved bounds (InfoNCE).
 
   `anchors` averages the anchors' plug-in bands and caps them with the anisotropy form
@@ -44,7 +56,8 @@ def batch_band(u, v, *, temperature=None, kind="anchors"):
   return batch_report(u, v, temperature=temperature)[0]
 
 
-def batch_report(u, v, *, temperature=None):
+def batch_report(u: Float[ArrayLike, "n d"], v: Float[ArrayLike, "n d"], *,
+                 temperature: Scalar | None = None) -> tuple[Band, Float[Array, " n"], Float[Array, " n"]]:
   """The batch band and every anchor's strength and effective number of negatives, from one pass over the anchors.
 
   Returns:
@@ -66,7 +79,7 @@ def batch_report(u, v, *, temperature=None):
   return Band(lower, value, jnp.minimum(upper, rounded_up(anisotropic, slack, len(repulsion)))), repulsion, effective
 
 
-def rounded_up(square, slack, count):
+def rounded_up(square: Float[Array, ""], slack: Float[Array, ""], count: int) -> Float[Array, ""]:
   """`square`, a sum of `count` numbers above 0, made safe: its own rounding, and that of vectors wrong by `slack`."""
   return (jnp.sqrt(square * (1 + (count + 16) * jnp.finfo(square.dtype).eps)) + slack) ** 2
 

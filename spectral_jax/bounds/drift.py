@@ -1,11 +1,14 @@
 """How far contrastive learning (CL) and its label-aware form (NSCL) can drift apart: loss, similarities, parameters.
 
-Upper bounds on distances and lower bounds on alignment, from arXiv 2510.08852 and its predecessor; the proofs of those that
-are short are in docs/metrics.md. At the temperatures that are used many say nothing: a lower bound below 0, an upper one
-that is astronomical or infinite. The number is returned all the same.
+Upper bounds on distances and lower bounds on alignment, from arXiv 2510.08852 and its predecessor; the proofs of those
+that are short are in docs/metrics.md. At the temperatures that are used many say nothing: a lower bound below 0, an
+upper one that is astronomical or infinite. The number is returned all the same.
 """
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +17,20 @@ from jax import lax
 from spectral_jax import _arrays
 from spectral_jax.metrics import _moments
 
+if TYPE_CHECKING:
+  from jaxtyping import Array, ArrayLike, Float, Int
+
+  from spectral_jax._types import Scalar
+
 TILE = 256  # rows whose distances to all others are alive at once
 
 
-def loss_gap_bound(class_counts, *, temperature):
+def loss_gap_bound(class_counts: Float[ArrayLike, " c"] | Int[ArrayLike, " c"], *,
+                   temperature: Scalar) -> Float[Array, ""]:
   """Upper bound on the contrastive loss less its label-aware form, over a data set.
 
-  `0 <= L_CL - L_NSCL <= log(1 + n_max e^(2/tau) / (N - n_max))`, `n_max` the largest of N examples' classes; for C equal
-  classes `log(1 + e^(2/tau) / (C - 1))`. At small tau it is near `2/tau - log((N - n_max) / n_max)`.
+  `0 <= L_CL - L_NSCL <= log(1 + n_max e^(2/tau) / (N - n_max))`, `n_max` the largest of N examples' classes; for C
+  equal classes `log(1 + e^(2/tau) / (C - 1))`. At small tau it is near `2/tau - log((N - n_max) / n_max)`.
 
   Args:
     class_counts: `(C,)` numbers of examples, >= 0.
@@ -43,7 +52,7 @@ def loss_gap_bound(class_counts, *, temperature):
   return _loss_gap(counts, _scalar("temperature", temperature))
 
 
-def anchor_loss_gap_bound(labels, *, temperature):
+def anchor_loss_gap_bound(labels: Int[ArrayLike, " n"], *, temperature: Scalar) -> Float[Array, " n"]:
   """`loss_gap_bound` of each anchor of a batch, of `losses.dcl` less `losses.nscl`: it holds at every step.
 
   `l_CL - l_NSCL <= log(1 + (n_y - 1) e^(2/tau) / (B - n_y))`, `n_y` the number of the B images that have the anchor's
@@ -58,7 +67,7 @@ def anchor_loss_gap_bound(labels, *, temperature):
     `(B,)`, nats; 0 for an anchor alone in its class, infinite where the whole batch is one class.
 
   Raises:
-    TypeError, ValueError: labels that are no vector of integers, or a concrete `temperature` that is not positive.
+    TypeError, ValueError: labels that are not a vector of integers, or a concrete `temperature` that is not positive.
 
   >>> import jax.numpy as jnp
   >>> print(*(f"{bound:.2f}" for bound in anchor_loss_gap_bound(jnp.array([0, 0, 1]), temperature=2.0)))
@@ -73,7 +82,8 @@ def anchor_loss_gap_bound(labels, *, temperature):
   return _anchor_loss_gap(labels, _scalar("temperature", temperature))
 
 
-def similarity_drift_bound(step_sizes, *, batch_size, temperature, max_class_prior, delta=0.05):
+def similarity_drift_bound(step_sizes: Float[ArrayLike, " t"], *, batch_size: Scalar, temperature: Scalar,
+                           max_class_prior: Scalar, delta: Scalar = 0.05) -> Float[Array, ""]:
   """Upper bound on `||S_CL - S_NSCL||_F`, the similarity matrices of two runs of T steps with the same batches.
 
   With probability `1 - delta`: `exp(sum eta / (2 tau^2 B)) (sum eta / (tau sqrt(B))) Delta`, with
@@ -103,7 +113,7 @@ def similarity_drift_bound(step_sizes, *, batch_size, temperature, max_class_pri
   return _similarity_drift(_vector("step_sizes", step_sizes), *scalars)
 
 
-def cka_lower_bound(k_a, k_b):
+def cka_lower_bound(k_a: Float[ArrayLike, "n n"], k_b: Float[ArrayLike, "n n"]) -> Float[Array, ""]:
   """Lower bound on the (biased) CKA of two similarity matrices by their relative distance.
 
   With both centered and `rho = ||K_a - K_b||_F / ||K_a||_F`: `sqrt(1 - rho^2)` for `rho <= 1`, else
@@ -132,7 +142,7 @@ def cka_lower_bound(k_a, k_b):
   return _cka_lower(k_a, k_b)
 
 
-def rsa_lower_bound(x, y):
+def rsa_lower_bound(x: Float[ArrayLike, "n d1"], y: Float[ArrayLike, "n d2"]) -> Float[Array, ""]:
   """Lower bound on Pearson's RSA by the distance of the two representations' cosine distances.
 
   With a and b the N(N-1)/2 distances `1 - cos` of x and of y, and `r = ||b - a||_2 / (sqrt(N (N-1)/2) sd(a))`:
@@ -143,8 +153,8 @@ def rsa_lower_bound(x, y):
     y: `(N, d_y)` the other; row i is the same example as row i of x.
 
   Returns:
-    A scalar of at least float32 in [-1, 1]; NaN if all distances of x are equal, if a row is zero, which has no cosine, or
-    if an entry is NaN.
+    A scalar of at least float32 in [-1, 1]; NaN if all distances of x are equal, if a row is zero, which has no cosine,
+    or if an entry is NaN.
 
   Raises:
     TypeError, ValueError: arrays of a wrong type or rank, different numbers of rows, or fewer than 3.
@@ -165,7 +175,8 @@ def rsa_lower_bound(x, y):
   return _rsa_lower(x, y)
 
 
-def weight_drift_bound(step_sizes, *, smoothness, gradient_norm, num_classes, temperature):
+def weight_drift_bound(step_sizes: Float[ArrayLike, " t"], *, smoothness: Scalar, gradient_norm: Scalar,
+                       num_classes: int, temperature: Scalar) -> Float[Array, ""]:
   """Upper bound on `||w_CL - w_NSCL||`, the parameters of two runs from one start with the same batches.
 
   `(G e^(2/tau) / (beta tau C)) (exp(beta sum eta) - 1)`.
@@ -237,7 +248,8 @@ def _similarity_drift(step_sizes, batch_size, temperature, max_class_prior, delt
   share = max_class_prior + jnp.sqrt(jnp.maximum(log_draws, 0.0) / (2 * batch_size))
   informative = share < 1
   log_delta = math.log(2) + 2 / temperature + jnp.log(share) - jnp.log1p(-jnp.where(informative, share, 0.5))
-  log_bound = total / (2 * temperature**2 * batch_size) + jnp.log(total / temperature) - jnp.log(batch_size) / 2 + log_delta
+  log_growth = total / (2 * temperature**2 * batch_size)
+  log_bound = log_growth + jnp.log(total / temperature) - jnp.log(batch_size) / 2 + log_delta
   return jnp.where(informative | jnp.isnan(share), jnp.exp(log_bound), jnp.inf)
 
 

@@ -1,14 +1,27 @@
 """The losses' exact values at their common minimizer, the aligned simplex."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import jax.numpy as jnp
 
 from spectral_jax import _arrays
 from spectral_jax._defaults import temperature_of
 
+if TYPE_CHECKING:
+  from typing import Literal
+
+  from jaxtyping import Array, Float
+
+  from spectral_jax._types import Kernel, Scalar
+
 LOSSES = ("info_nce", "nt_xent", "dcl", "dhel", "kcl")
 
 
-def optimum(loss, n, d, *, temperature=None, energy="mean", t=2.0, gamma=16.0, kernel=None, align_kernel=None):
+def optimum(loss: str, n: int, d: int, *, temperature: Scalar | None = None,
+            energy: Literal["anchor", "mean", "sum"] = "mean", t: Scalar = 2.0, gamma: Scalar = 16.0,
+            kernel: Kernel | None = None, align_kernel: Kernel | None = None) -> Float[Array, ""]:
   """The loss at the aligned simplex: `u_i = v_i`, `u_i.u_j = -1/(n-1)`, where all these losses are least.
 
   With `q = n/((n-1) tau)`: InfoNCE `log(1 + (n-1) e^-q)`; NT-Xent `log(1 + 2(n-1) e^-q)`; DCL `log(2(n-1)) - q`; DHEL
@@ -44,8 +57,8 @@ def optimum(loss, n, d, *, temperature=None, energy="mean", t=2.0, gamma=16.0, k
     kernel = kernel or (lambda x: jnp.exp(-t * x))
     align_kernel = align_kernel or kernel
     return -2 * align_kernel(jnp.zeros(())) + 2 * gamma * kernel(jnp.asarray(2.0 * n / (n - 1)))
-  temperature = _arrays.positive("temperature", temperature_of(loss, temperature))
-  q = jnp.asarray(n / ((n - 1) * temperature))
+  tau = _arrays.positive("temperature", temperature_of(loss, temperature))
+  q = jnp.asarray(n / ((n - 1) * tau))
   if loss == "info_nce":
     return jnp.logaddexp(0.0, jnp.log(n - 1.0) - q)
   if loss == "nt_xent":
@@ -53,5 +66,5 @@ def optimum(loss, n, d, *, temperature=None, energy="mean", t=2.0, gamma=16.0, k
   if loss == "dcl":
     return jnp.log(2 * (n - 1.0)) - q
   if energy == "sum":
-    return 2 * jnp.log(n - 1.0) - (n + 1) / ((n - 1) * temperature)
+    return 2 * jnp.log(n - 1.0) - (n + 1) / ((n - 1) * tau)
   return jnp.log(n - 1.0) - q

@@ -6,12 +6,24 @@ regression explains moves the negatives' mean by a known vector, and what it lea
 by at most `sqrt(lambda_{k+1} rest)`. docs/theory.md proves it, for any regression coefficients.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import jax.numpy as jnp
 
 from spectral_jax.bounds.band import deviations, norm, product, root
 
+if TYPE_CHECKING:
 
-def completing(u_i, directions):
+  from jaxtyping import Array, Bool, Float
+
+  from spectral_jax._anchors import Anchor
+  from spectral_jax.bounds.band import Shared
+
+
+def completing(u_i: Float[Array, " d"], directions: Float[Array, "d k"]
+               ) -> tuple[Float[Array, " d"], Float[Array, " k"], Float[Array, ""]]:
   """The unit vector that completes the directions to a basis of `F`, zero where u lies in their span; and its scale.
 
   Returns:
@@ -27,7 +39,8 @@ def completing(u_i, directions):
   return scale * rest, coordinates + again, scale
 
 
-def regressed(omega, mask, count, completed, common):
+def regressed(omega: Float[Array, " N"], mask: Bool[Array, " N"], count: Float[Array, ""],
+              completed: Float[Array, " N"], common: Shared) -> tuple[Float[Array, " N"], Float[Array, ""]]:
   """What the projections explain of `omega`, `(N,)`, and the mean square of what they leave.
 
   One coefficient at a time: the projections on eigenvectors and on what completes them are uncorrelated over the
@@ -53,7 +66,7 @@ def regressed(omega, mask, count, completed, common):
   return fitted, jnp.sum((omega - fitted) ** 2) / count
 
 
-def regression_band(anchor, common):
+def regression_band(anchor: Anchor, common: Shared) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
   """`(lower, value, upper)` of one anchor's gradient norm; an `Anchor` and the bank's `Shared`."""
   count, mean, omega = deviations(anchor, common)
   pull = anchor.attraction * anchor.v

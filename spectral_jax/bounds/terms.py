@@ -9,12 +9,21 @@ For one anchor with negatives of mean `mu` and covariance `Sigma`, and weights `
     max{ |g.u|, (b - rho)_+ } <= ||g|| <= min{ b + rho, attraction + repulsion },   rho = repulsion sqrt(lam chi2).
 """
 
-from typing import Any, NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax.numpy as jnp
 
 from spectral_jax import _anchors, _eager
-from spectral_jax.bounds.band import deviations, norm, product, root, shared, widened
+from spectral_jax.bounds.band import Band, deviations, norm, product, root, shared, widened
+
+if TYPE_CHECKING:
+  from jaxtyping import ArrayLike, Float, Int
+
+  from spectral_jax._anchors import Anchor
+  from spectral_jax._types import LossName, Scalar
+  from spectral_jax.bounds.band import Shared
 
 
 class BandTerms(NamedTuple):
@@ -28,19 +37,23 @@ class BandTerms(NamedTuple):
   value: Any       # ||g||
 
 
-def anchor_terms(anchor, common):
+def anchor_terms(anchor: Anchor, common: Shared) -> BandTerms:
   """`BandTerms` of one anchor, from its `Anchor` and the bank's `Shared`."""
   count, mean, omega = deviations(anchor, common)
   at_mean = anchor.repulsion * mean - anchor.attraction * anchor.v
   g = at_mean + anchor.repulsion * product(omega, common.centered) / count
   top = common.top * common.centered.shape[0] / count
-  return BandTerms(anchor.attraction, anchor.repulsion, alignment=norm(at_mean), variance=jnp.sum(omega * omega) / count,
+  return BandTerms(anchor.attraction, anchor.repulsion, alignment=norm(at_mean),
+                   variance=jnp.sum(omega * omega) / count,
                    anisotropy=top, along=jnp.sum(g * anchor.u), value=norm(g))
 
 
 @_eager.compiled(*_anchors.SETTINGS, **_anchors.CHECKS)
-def band_terms(u, v, *, loss="info_nce", temperature=None, labels=None, negatives=None, t=2.0, gamma=16.0,
-               positive_in_denominator=False):
+def band_terms(u: Float[ArrayLike, "n d"], v: Float[ArrayLike, "n d"], *, loss: LossName = "info_nce",
+               temperature: Scalar | None = None, labels: Int[ArrayLike, " n"] | None = None,
+               negatives: Float[ArrayLike, "k d"] | None = None, t: Scalar = 2.0, gamma: Scalar = 16.0,
+               positive_in_denominator: bool = False, bias: Scalar = -10.0,
+               prior: Scalar = 0.1) -> BandTerms:
   """The three terms of every anchor's band: alignment, finite-sample variance and anisotropy.
 
   Args: as for `gradients.anchor_terms`.
@@ -56,12 +69,12 @@ def band_terms(u, v, *, loss="info_nce", temperature=None, labels=None, negative
   Reference: docs/theory.md, section 3.
   """
   p = _anchors.problem(u, v, loss=loss, temperature=temperature, labels=labels, negatives=negatives, t=t, gamma=gamma,
-                       positive_in_denominator=positive_in_denominator)
+                       positive_in_denominator=positive_in_denominator, bias=bias, prior=prior)
   common = shared(p.bank, 0)
   return _anchors.map_anchors(lambda anchor: anchor_terms(anchor, common), p)
 
 
-def three_term_band(terms, anisotropy=None):
+def three_term_band(terms: BandTerms, anisotropy: Float[ArrayLike, " n"] | None = None) -> Band:
   """The band that the three terms make; another bound on the greatest eigenvalue may replace `terms.anisotropy`.
 
   >>> import jax.numpy as jnp

@@ -1,5 +1,7 @@
 """A cache on disk for what is slow to find out about a large data set: where its images lie and how large they are."""
 
+from __future__ import annotations
+
 import concurrent.futures
 import hashlib
 import itertools
@@ -8,10 +10,15 @@ import pathlib
 import tempfile
 import time
 import zipfile
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spectral_jax.progress import bar
+
+if TYPE_CHECKING:
+  from collections.abc import Callable, Sequence
+  from typing import Any
 
 # Pillow and the disk let go of the interpreter's lock, so threads use all cores and wait for the disk together.
 THREADS = min(32, (os.cpu_count() or 1) + 1)
@@ -19,19 +26,19 @@ THREADS = min(32, (os.cpu_count() or 1) + 1)
 SAVE_EVERY = 10.0
 
 
-def cache_dir():
+def cache_dir() -> pathlib.Path:
   """`$SPECTRAL_JAX_CACHE`, else `spectral_jax` in `$XDG_CACHE_HOME` or `~/.cache`."""
   if own := os.environ.get("SPECTRAL_JAX_CACHE"):
     return pathlib.Path(own)
   return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "spectral_jax"
 
 
-def fingerprint(*parts):
+def fingerprint(*parts: str | int) -> str:
   """A short name that changes with any of `parts`, which are strings or integers."""
   return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:24]
 
 
-def index(name, counts, columns, measure, what):
+def index(name: str, counts: Sequence[int], columns: int, measure: Callable[[int], Any], what: str) -> np.ndarray:
   """A table of integers, measured in threads part by part and kept on disk; an interrupted index goes on where it was.
 
   Args:

@@ -1,17 +1,23 @@
 """Which classes of a data set are used, and checks that they can be learned from."""
 
+from __future__ import annotations
+
 import hashlib
 import importlib.resources
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spectral_jax._errors import ConfigError
 from spectral_jax._names import nearest
 
+if TYPE_CHECKING:
+  from collections.abc import Sequence
+
 SUBSETS = ("imagenet100",)
 
 
-def check_classes(classes):
+def check_classes(classes: str | int | None) -> int | tuple[str, ...] | None:
   """Raises ConfigError unless `classes` is what `config.data.classes` can be.
 
   Returns:
@@ -22,7 +28,7 @@ def check_classes(classes):
   """
   if classes is None or classes == "":
     return None
-  if isinstance(classes, (int, np.integer)) and not isinstance(classes, bool) or str(classes).lstrip("-").isdecimal():
+  if (isinstance(classes, (int, np.integer)) and not isinstance(classes, bool)) or str(classes).lstrip("-").isdecimal():
     if int(classes) < 2:
       raise ConfigError(f"config.data.classes={classes!r} leaves nothing to tell apart; a number of classes is at "
                         "least 2, and '' stands for all")
@@ -33,7 +39,7 @@ def check_classes(classes):
   return tuple((importlib.resources.files("spectral_jax.data") / f"{classes}.txt").read_text().split())
 
 
-def choose(names, classes, where, data_name):
+def choose(names: Sequence[str], classes: str | int | None, where: object, data_name: str) -> tuple[str, ...]:
   """The classes that `config.data.classes` asks for, in the data set's order.
 
   "imagenet100" is the list of Tian et al. 2019 (arXiv 1906.05849), WordNet ids from github.com/HobbitLong/CMC. A number
@@ -70,7 +76,7 @@ def choose(names, classes, where, data_name):
   return tuple(name for name in names if name in set(wanted))
 
 
-def check_counts(labels, names, where):
+def check_counts(labels: np.ndarray, names: Sequence[str], where: object) -> None:
   """Raises if a class has fewer than two images to learn from: it has no neighbor to be told apart by."""
   counts = np.bincount(labels[labels >= 0], minlength=len(names))
   for few, what in ((0, "no images"), (1, "one image")):

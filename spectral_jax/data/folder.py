@@ -1,8 +1,13 @@
 """A folder of class folders: `train/CLASS/*` and `test/CLASS/*` (or `val`), or `CLASS/*`, a part held out."""
 
+from __future__ import annotations
+
 import concurrent.futures
+import dataclasses
 import os
 import pathlib
+import types
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,13 +18,16 @@ from spectral_jax.data.dataset import Dataset, Encoded, Split, fits_in_memory, s
 from spectral_jax.data.decode import Undecodable, decode_all, measure, reading
 from spectral_jax.progress import bar
 
+if TYPE_CHECKING:
+  from spectral_jax._types import Config
+
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 TEST_NAMES = ("test", "val", "validation")
 # Files that are looked at in one go.
 PORTION = 256
 
 
-def open_folder(data):
+def open_folder(data: Config) -> Dataset:
   """The data set in the folder `data.data_dir`; classes are its folders' names in alphabetical order."""
   root = _existing(data.data_dir)
   skip = data.on_undecodable == "skip"
@@ -37,11 +45,44 @@ def open_folder(data):
     if not len(test[0]):
       raise ConfigError(f"{test_root} has no images of the classes in {train_root}; add them or remove {test_root}")
   count = len(train[0]) + len(test[0])
-  resident = data.path == "resident" or data.path == "auto" and fits_in_memory(count, data.image_size)
+  resident = data.path == "resident" or (data.path == "auto" and fits_in_memory(count, data.image_size))
   build = _resident if resident else _streamed
   train, test = same_depth(*[build(*part, data) for part in (train, test)])
   check_counts(train.labels, names, train_root)
   return Dataset(root.resolve().name, names, train, test)
+
+
+def open_images(folder, *, image_size, channels, on_undecodable="error"):
+  """Every image below a folder, whatever its depth; its class is the name of the folder that it lies in.
+
+  Args:
+    folder: where to look; hidden files and folders are left out.
+    image_size: side in pixels.
+    channels: 1 or 3.
+    on_undecodable: "error", or "skip" to leave such images out.
+
+  Returns:
+    `(split, names, class_names)`: a `Split`, its images' paths below `folder`, and its classes; images that lie in
+    `folder` itself have label -1.
+  """
+  root = _existing(folder)
+  files = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()
+                 and not any(part.startswith(".") for part in path.relative_to(root).parts))
+  if not files:
+    raise ConfigError(f"{root} has no images in it or below it; looked for {', '.join(SUFFIXES)}")
+  parents = [path.parent.name if path.parent != root else None for path in files]
+  class_names = tuple(sorted(set(parents) - {None}))
+  labels = np.array([-1 if parent is None else class_names.index(parent) for parent in parents], np.int32)
+  paths = np.array([str(path) for path in files], object)
+  if fits_in_memory(len(paths), image_size, channels):
+    pixels, kept = decode_all(_encoded(paths, None, channels), len(paths), size=image_size, channels=channels,
+                              on_undecodable=on_undecodable)
+    split, left = Split(labels[kept], image_size, pixels=pixels, skipped=tuple(paths[~kept])), paths[kept]
+  else:
+    split = _streamed(paths, labels, (), types.SimpleNamespace(image_size=image_size, on_undecodable=on_undecodable))
+    split = dataclasses.replace(split, encoded=dataclasses.replace(split.encoded, channels=channels))
+    left = [split.encoded.describe(i) for i in range(split.size)]
+  return split, [os.path.relpath(path, root) for path in left], class_names
 
 
 def _existing(data_dir):

@@ -1,18 +1,24 @@
 """Reads a user's own batches: an index table from .npy, .npz, .csv or .json."""
 
+from __future__ import annotations
+
 import json
 import pathlib
 import zipfile
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spectral_jax._errors import ConfigError
 from spectral_jax.selection.table import check_table
 
+if TYPE_CHECKING:
+  from jaxtyping import Int32
+
 ENDINGS = (".npy", ".npz", ".csv", ".json")
 
 
-def load_index_table(path, size, batch_size):
+def load_index_table(path: str, size: int, batch_size: int) -> Int32[np.ndarray, "epochs steps b"]:
   """Returns the index table in the file `path`, checked, as int32 `(epochs, steps, batch_size)`; see `check_table`.
 
   A table has the shape (steps, batch_size) for every epoch or (epochs, steps, batch_size); epoch e takes table
@@ -41,15 +47,15 @@ def load_index_table(path, size, batch_size):
     ...   load_index_table(f"{folder}/table.npy", 100, 10).shape
     (1, 10, 10)
   """
-  path = pathlib.Path(path)
-  ending = path.suffix.lower()
+  file = pathlib.Path(path)
+  ending = file.suffix.lower()
   if ending not in ENDINGS:
     raise ConfigError(f"the index table {path} must end in one of {', '.join(ENDINGS)}, got {ending!r}; "
                       "np.save writes .npy")
-  if not path.is_file():
+  if not file.is_file():
     raise ConfigError(f"there is no index table at {path}; give the path of a file that ends in {', '.join(ENDINGS)}")
   try:
-    table = _READ[ending](path)
+    table = _READ[ending](file)
     if ending == ".csv" and batch_size <= size:
       table = _by_epoch(table, size // batch_size)
     return check_table(table, size, batch_size)

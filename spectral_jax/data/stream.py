@@ -4,8 +4,11 @@ The caller decides which examples a step has. Which part of an image a view show
 alone, so a run that starts again at any step, on any number of hosts, sees the same crops.
 """
 
+from __future__ import annotations
+
 import collections
 import concurrent.futures
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,12 +17,21 @@ from spectral_jax.augment.crop import DRAWS, box
 from spectral_jax.data.cache import THREADS
 from spectral_jax.data.decode import Undecodable, broken, crop, decode, read_one
 
+if TYPE_CHECKING:
+  from collections.abc import Iterable, Iterator
+  from typing import Any
+
+  from jaxtyping import Float
+
+  from spectral_jax.data.dataset import Split
+
 # Images that a thread takes at a time: few, so that a small batch keeps all cores busy.
 PORTION = 4
 
 
-def stream(split, index_batches, *, columns=None, image_size=None, seed=0, start_step=0, train=True, views=2,
-           crop_scale=(0.08, 1.0), prefetch=2):
+def stream(split: Split, index_batches: Iterable[np.ndarray], *, columns: slice | None = None,
+           image_size: int | None = None, seed: int = 0, start_step: int = 0, train: bool = True, views: int = 2,
+           crop_scale: tuple[float, float] = (0.08, 1.0), prefetch: int = 2) -> Iterator[Any]:
   """Batches of the given examples, in the given order.
 
   A view is a random resized crop (`train`) or the largest middle square, resized bilinearly with antialiasing: the
@@ -48,16 +60,17 @@ def stream(split, index_batches, *, columns=None, image_size=None, seed=0, start
     Undecodable: naming an image that cannot be decoded, when its batch comes.
     RunError: naming an image that is gone or cannot be read.
   """
-  if split.encoded is None:
+  encoded = split.encoded
+  if encoded is None:
     raise ValueError("this split is resident, with nothing to stream; open the data set with config.data.path='stream'")
   rows = [np.asarray(row, np.int32) for row in index_batches]
   _check_rows(rows, split.size)
   size = image_size or split.image_size
-  scale = tuple(crop_scale) if train and crop_scale else None
+  scale = (crop_scale[0], crop_scale[1]) if train and crop_scale else None
   rows = [row[columns or slice(None)] for row in rows]
 
   def boxes(step, row):
-    heights, widths = split.encoded.sizes[row].T
+    heights, widths = encoded.sizes[row].T
     if scale is None:
       return np.repeat(_middle(heights, widths)[:, None], views, axis=1)
     uniforms = uniform_draws(seed, step, row, views)
@@ -65,12 +78,12 @@ def stream(split, index_batches, *, columns=None, image_size=None, seed=0, start
 
   def fill(images, places, row, start):
     for i in range(start, min(start + PORTION, len(row))):
-      blob = read_one(split.encoded, row[i])
+      blob = read_one(encoded, row[i])
       try:
         whole = decode(blob, split.channels)
       except broken() as error:
-        raise Undecodable(split.encoded.describe(row[i]), error) from error
-      _check_size(whole, split.encoded, row[i])
+        raise Undecodable(encoded.describe(row[i]), error) from error
+      _check_size(whole, encoded, row[i])
       for view, place in enumerate(places[i].tolist()):
         images[view, i] = crop(whole, place, size)
 
@@ -100,10 +113,10 @@ def _in_order(begin, steps, prefetch):
     pool.shutdown(wait=False, cancel_futures=True)
 
 
-def uniform_draws(seed, step, indices, views):
+def uniform_draws(seed: int, step: int, indices: np.ndarray, views: int) -> Float[np.ndarray, "b views draws"]:
   """`(b, views, DRAWS)` float32 in [0, 1), each a hash of (seed, step, index, view, place) by SplitMix64.
 
-  A counter and a hash (Steele et al. 2014) where NumPy's generators would have to be made anew for every image.
+  A counter and a hash (Steele et al. 2014) where NumPy's generators would have to be made for every image.
   """
   state = _mix(_mix(np.uint64(seed % 2**64), np.uint64(0)), np.uint64(step))
   state = _mix(state, np.asarray(indices).astype(np.uint64))
@@ -122,7 +135,7 @@ def _mix(state, value):
 
 def _check_rows(rows, size):
   for t, row in enumerate(rows):
-    if row.ndim != 1 or len(row) != len(rows[0]) and not (t == len(rows) - 1 and 0 < len(row) < len(rows[0])):
+    if row.ndim != 1 or (len(row) != len(rows[0]) and not (t == len(rows) - 1 and 0 < len(row) < len(rows[0]))):
       raise ValueError("index_batches must be rows of one length, the last perhaps shorter; "
                        f"row {t} has shape {row.shape} and the first {rows[0].shape}")
     if row.size and not 0 <= row.min() <= row.max() < size:

@@ -1,7 +1,14 @@
 """TensorFlow, imported where tf.data is needed and nowhere else."""
 
+from __future__ import annotations
 
-def import_tensorflow(why):
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+  from types import ModuleType
+
+
+def import_tensorflow(why: str) -> ModuleType:
   """The TensorFlow module, kept off the accelerators; without it, an error that names the extra."""
   try:
     import tensorflow as tf

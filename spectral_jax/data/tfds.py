@@ -1,7 +1,10 @@
 """Any image data set prepared by TensorFlow Datasets: decoded once, or streamed through an index of its records."""
 
+from __future__ import annotations
+
 import dataclasses
 import os
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,10 +14,13 @@ from spectral_jax.data.dataset import Dataset, Encoded, Split, fits_in_memory, s
 from spectral_jax.data.records import index_records
 from spectral_jax.data.tensorflow import import_tensorflow
 
+if TYPE_CHECKING:
+  from spectral_jax._types import Config
+
 TEST_NAMES = ("test", "validation")
 
 
-def open_tfds(data):
+def open_tfds(data: Config) -> Dataset:
   """The data set that TensorFlow Datasets calls `data.name`, as prepared in `data.data_dir`; nothing is downloaded.
 
   Its `train` is the training part; its `test`, else its `validation`, else a held-out share of `train` is the test
@@ -25,11 +31,11 @@ def open_tfds(data):
   splits = builder.info.splits
   if "train" not in splits:
     raise ConfigError(f"{data.name} has no split 'train', only {', '.join(splits)}; choose another data set")
-  parts = ["train"] + [name for name in TEST_NAMES if name in splits][:1]
-  known = tuple(builder.info.features[label].names)
+  parts = ["train", *[name for name in TEST_NAMES if name in splits][:1]]
+  known = tuple(builder.info.features[label].names)  # pyright: ignore[reportIndexIssue, reportOptionalSubscript]
   names = choose(known, data.classes, data.name, data.name)
   count = sum(splits[part].num_examples for part in parts) * len(names) // len(known)
-  resident = data.path == "resident" or data.path == "auto" and fits_in_memory(count, data.image_size, channels)
+  resident = data.path == "resident" or (data.path == "auto" and fits_in_memory(count, data.image_size, channels))
   # Place k holds the new label of old label k; the last place, which old label -1 reads, that of unlabeled images.
   new_label = np.array([names.index(name) if name in names else None for name in known] + [-1], object)
   build = _resident if resident else _streamed
@@ -50,12 +56,12 @@ def _builder(data):
     raise ImportError("this data set is read with tensorflow-datasets; install the train extra: "
                       "pip install 'spectral_jax[train]'") from error
   from tensorflow_datasets.core import read_only_builder
-  name, options = tfds.core.naming.parse_builder_name_kwargs(data.name)
-  where = os.path.expanduser(data.data_dir or tfds.core.constants.get_default_data_dir())
+  name, options = tfds.core.naming.parse_builder_name_kwargs(data.name)  # pyright: ignore[reportAttributeAccessIssue]
+  where = os.path.expanduser(data.data_dir or tfds.core.constants.get_default_data_dir())  # pyright: ignore[reportAttributeAccessIssue]
   try:
     # From the prepared files alone: asking for the builder by name looks on the network for what is not there.
     return read_only_builder.builder_from_files(str(name), data_dir=where, **options)
-  except tfds.core.registered.DatasetNotFoundError as error:
+  except tfds.core.registered.DatasetNotFoundError as error:  # pyright: ignore[reportAttributeAccessIssue]
     manual = " (first put its two archives where the error of that command says)" if str(name) == "imagenet2012" else ""
     # Not `tfds build`, whose imports include Apache Beam.
     fetch = f"import tensorflow_datasets as tfds; tfds.load({data.name!r}, data_dir={where!r})"

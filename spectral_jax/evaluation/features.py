@@ -3,14 +3,27 @@
 The features are the encoder's, before the projector: the projector is made to forget what the loss does not need.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import jax.numpy as jnp
 import numpy as np
 
 from spectral_jax import preemption, progress
 from spectral_jax.mesh import host_columns, local, over_data, place_columns
 
+if TYPE_CHECKING:
+  from collections.abc import Callable, Iterator
+  from typing import Any
 
-def spread(size, limit=0):
+  from jax.sharding import Mesh
+  from jaxtyping import Array, Float, PyTree
+
+  from spectral_jax.data.dataset import Split
+
+
+def spread(size: int, limit: int = 0) -> np.ndarray:
   """Returns at most `limit` (0: all) indices below `size`, evenly spread: examples often come sorted by class.
 
   >>> print(spread(10, 4))
@@ -21,12 +34,13 @@ def spread(size, limit=0):
   return np.linspace(0, size - 1, limit).round().astype(np.int32)
 
 
-def split_features(encode, variables, split, indices, *, batch_size, mesh):
+def split_features(encode: Callable[..., Any], variables: PyTree, split: Split, indices: np.ndarray, *, batch_size: int,
+                   mesh: Mesh) -> tuple[Float[Array, "n f"], Float[Array, "n p"]]:
   """Returns the features `(n, f)` and the projections `(n, p)` of a split's examples `indices` `(n,)`, on one device.
 
   `encode(variables, uint8 images (b, h, w, c)) -> (features, projections)`. A batch is rounded up to a multiple
-  of the data axis; the last one repeats an image and the copies are cut off. With several processes each reads the images
-  of its own devices, and all get the features.
+  of the data axis; the last one repeats an image and the copies are cut off. With several processes each reads the
+  images of its own devices, and all get the features.
   """
   shards, sharding = mesh.shape["data"], over_data(mesh)
   batch_size = -(-min(batch_size, len(indices)) // shards) * shards
@@ -39,12 +53,12 @@ def split_features(encode, variables, split, indices, *, batch_size, mesh):
   return features, projections
 
 
-def split_images(split, indices):
+def split_images(split: Split, indices: np.ndarray) -> np.ndarray:
   """Returns the examples `indices` as uint8 `(n, h, w, c)`, as the encoder sees them: undistorted."""
   return np.concatenate(list(read_batches(split, indices, min(512, len(indices)))))[:len(indices)]
 
 
-def split_pixels(split, indices, *, side=32):
+def split_pixels(split: Split, indices: np.ndarray, *, side: int = 32) -> np.ndarray:
   """Returns the examples `indices` as float32 rows in [0, 1]: the representation that costs nothing.
 
   Images larger than `side` pixels are averaged down to about that, or ImageNet's rows would have 150,528 entries.
@@ -60,8 +74,9 @@ def split_pixels(split, indices, *, side=32):
   return np.concatenate(rows)[:len(indices)].astype(np.float32) / 255
 
 
-def read_batches(split, indices, batch_size, *, what="reading", columns=slice(None)):
-  """Yields uint8 `(batch_size, h, w, c)`, or the part `columns` of each; the last batch is filled up with its last image.
+def read_batches(split: Split, indices: np.ndarray, batch_size: int, *, what: str = "reading",
+                 columns: slice = slice(None)) -> Iterator[np.ndarray]:
+  """Yields uint8 `(batch_size, h, w, c)`, or the part `columns` of each; the last batch is filled with its last image.
 
   Work of many batches shows its progress, and can be interrupted between them.
   """

@@ -8,7 +8,10 @@ by L-BFGS, on features centered and divided by one common scale (the root of the
 and features of any size meet the same regularization.
 """
 
+from __future__ import annotations
+
 import functools
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +19,18 @@ import numpy as np
 import optax
 from jax import lax
 
+if TYPE_CHECKING:
+  from typing import Any
+
+  from jaxtyping import Array, ArrayLike, Float, Int
+
 # L-BFGS stops where no entry of the objective's gradient per example exceeds this.
 TOLERANCE = 1e-5
 
 
-def linear_accuracy(train_z, train_y, test_z, test_y, *, num_classes, c=1.0, steps=300):
+def linear_accuracy(train_z: Float[ArrayLike, "n d"], train_y: Int[ArrayLike, " n"], test_z: Float[ArrayLike, "m d"],
+                    test_y: Int[ArrayLike, " m"], *, num_classes: int, c: float = 1.0,
+                    steps: int = 300) -> Float[Array, ""]:
   """Accuracy on the test set of a logistic regression fitted to the whole training set.
 
   Args:
@@ -50,7 +60,9 @@ def _linear(train_z, train_y, test_z, test_y, c, *, num_classes, steps):
   return jnp.mean(predict(weights, test_z) == test_y)
 
 
-def few_shot_accuracy(train_z, train_y, test_z, test_y, *, num_classes, shots=5, draws=50, c=1.0, steps=60, seed=0):
+def few_shot_accuracy(train_z: Float[ArrayLike, "n d"], train_y: Int[ArrayLike, " n"], test_z: Float[ArrayLike, "m d"],
+                      test_y: Int[ArrayLike, " m"], *, num_classes: int, shots: int = 5, draws: int = 50,
+                      c: float = 1.0, steps: int = 60, seed: int = 0) -> Float[Array, ""]:
   """Mean accuracy of logistic regressions fitted to `shots` labeled examples a class, over random draws of them.
 
   The features are standardized with the statistics of the whole (unlabeled) training set. Draws depend on `seed` and
@@ -87,7 +99,8 @@ def _few_shot(train_z, train_y, test_z, test_y, index, mask, c, *, num_classes, 
   return jnp.mean(lax.map(one, (index, mask), batch_size=10))
 
 
-def draw_shots(labels, num_classes, shots, draws, seed):
+def draw_shots(labels: np.ndarray, num_classes: int, shots: int, draws: int,
+               seed: int) -> tuple[np.ndarray, np.ndarray]:
   """Returns indices `(draws, num_classes * shots)` and a float mask that drops what a small class cannot give."""
   generator = np.random.default_rng(seed)
   index = np.zeros((draws, num_classes, shots), np.int32)
@@ -101,7 +114,8 @@ def draw_shots(labels, num_classes, shots, draws, seed):
   return index.reshape(draws, -1), mask.reshape(draws, -1)
 
 
-def fit(x, y, c, *, num_classes, steps, weight=None):
+def fit(x: Float[Array, "n d"], y: Int[Array, " n"], c: float, *, num_classes: int, steps: int,
+        weight: Float[Array, " n"] | None = None) -> Any:
   """Returns `(W, b)` of the logistic regression above; `weight` `(m,)` counts each example that often."""
   weight = jnp.ones(x.shape[0], x.dtype) if weight is None else weight
   # Divided by the number of examples: same minimizer, and a tolerance that means the same at any size.
@@ -133,7 +147,7 @@ def fit(x, y, c, *, num_classes, steps, weight=None):
   return lax.while_loop(unfinished, advance, (start, solver.init(start)))[0]
 
 
-def predict(weights, x):
+def predict(weights: Any, x: Float[Array, "n d"]) -> Int[Array, " n"]:
   w, b = weights
   return jnp.argmax(x @ w + b, axis=1)
 

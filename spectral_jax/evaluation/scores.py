@@ -1,12 +1,19 @@
 """The three figures that every representation is judged by."""
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax.numpy as jnp
 
 from spectral_jax import preemption
 from spectral_jax.evaluation.probes import few_shot_accuracy, linear_accuracy
 from spectral_jax.metrics import knn_accuracy
+
+if TYPE_CHECKING:
+  from jaxtyping import ArrayLike, Float, Int
+
+  from spectral_jax._types import Config
 
 
 class Score(NamedTuple):
@@ -22,7 +29,8 @@ SCORES = (
 )
 
 
-def score(train_z, train_y, test_z, test_y, *, num_classes, config, seed=0):
+def score(train_z: Float[ArrayLike, "n d"], train_y: Int[ArrayLike, " n"], test_z: Float[ArrayLike, "m d"],
+          test_y: Int[ArrayLike, " m"], *, num_classes: int, config: Config, seed: int = 0) -> dict[str, float]:
   """Returns kNN, linear and k-shot accuracy of frozen features.
 
   Args:

@@ -1,4 +1,4 @@
-"""Contrastive losses as pure functions of embeddings: exact values and gradients in linear memory, on one device or a mesh.
+"""Contrastive losses, pure functions of embeddings: exact values and gradients in linear memory, on a device or a mesh.
 
 `u` and `v` are `(n, d)`: row i of `v` is the positive of row i of `u`. All functions work under `jit`, `vmap`, `grad`,
 `jax.checkpoint`, `lax.scan` and `shard_map`, compute in at least float32 and return nats (`kcl`: units of its kernel).

@@ -9,7 +9,7 @@ from jax import lax
 from spectral_jax import _arrays
 from spectral_jax.losses._pairs import Plan
 
-# The keywords of every loss that are no arrays.
+# The keywords of every loss that are not arrays.
 SETTINGS = ("normalize", "reduction", "tile_size", "matmul_dtype", "axis_name")
 
 
@@ -46,7 +46,7 @@ def row_numbers(n, axis_name):
 
 
 def count_negatives(views, axis_name):
-  """Rows of both views that are not of an anchor's own image, over the whole mesh axis; a float, -2 for an empty batch."""
+  """Rows of both views that are not of the anchor's image, over the whole mesh axis; a float, -2 for an empty batch."""
   count = views.valid.sum(dtype=views.u.dtype)
   return 2.0 * ((count if axis_name is None else lax.psum(count, axis_name)) - 1.0)
 
@@ -62,7 +62,8 @@ def plan_for(n, tile_size, matmul_dtype, axis_name):
   if tile_size is not None and (isinstance(tile_size, bool) or not isinstance(tile_size, int) or tile_size < 1):
     raise ValueError(f"tile_size must be a positive integer or None (picked by size), got {tile_size!r}")
   if matmul_dtype is not None and not jnp.issubdtype(matmul_dtype, jnp.floating):
-    raise TypeError(f"matmul_dtype must be a floating-point dtype or None (that of the embeddings), got {matmul_dtype!r}")
+    raise TypeError("matmul_dtype must be a floating-point dtype or None (that of the embeddings), got "
+                    f"{matmul_dtype!r}")
   form = "dense" if tile_size is not None and tile_size >= n else "auto"
   return Plan(form, tile_size, None if matmul_dtype is None else jnp.dtype(matmul_dtype), axis_name)
 

@@ -11,21 +11,22 @@ Three forms of one computation:
   uses it for both rows. The derivative is closed-form: a second scan makes each tile of similarities again, turns it
   into its slopes `D_ij` and adds `D y` and `D^T x`. With N rows this is 4 N^2 d operations for value and gradient,
   where autodiff of `z z^T` takes 6 N^2 d, and keeps three N x N arrays;
-- ring: inside `shard_map`, blocks of rows travel around the mesh axis and meet each device's own rows, tile by tile. What
-  a travelling block gathers (its rows' statistics, its gradient) travels with it; the next block is sent while the
+- ring: inside `shard_map`, blocks of rows travel around the mesh axis and meet each device's rows, tile by tile. What
+  a traveling block gathers (its rows' statistics, its gradient) travels with it; the next block is sent while the
   present one is worked on. `within` goes half-way round and sends what was gathered home.
 
 The last two know their tiles through `gather`, `push` and `scatter` of `_tiles.py` alone.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from spectral_jax.losses._pairs import Change, Plan, Result
+from spectral_jax.losses._pairs import Change, Plan, Result, Rows
 from spectral_jax.losses._ring import half_ring, whole_ring
 from spectral_jax.losses._tiles import empty_grad, empty_tally, gather, join, push, scatter, scores, split
 
@@ -37,13 +38,13 @@ DENSE_ROWS_DEFAULT = 8192
 TILE_ROWS_DEFAULT = 4096
 
 
-def within(statistic, rows, plan=Plan()):
+def within(statistic: Any, rows: Rows, plan: Plan = Plan()) -> Any:
   """The statistic of each row of `rows` over the other rows that count: `(n,)`."""
   plan = settle(plan, rows.x.shape[0])._replace(statistic=statistic)
   return _dense(plan, rows, rows)[0] if plan.form == "dense" else _within(plan, rows)
 
 
-def across(statistic, rows, cols, plan=Plan(), columns=False):
+def across(statistic: Any, rows: Rows, cols: Rows, plan: Plan = Plan(), columns: bool = False) -> Any:
   """The statistic of each row of `rows` over those of `cols`; with `columns`, also of each of `cols` over `rows`."""
   n = max(rows.x.shape[0], cols.x.shape[0])
   plan = settle(plan, n)._replace(statistic=statistic, columns=columns)

@@ -5,7 +5,9 @@ knows an estimate of `g_i` only, and the logarithm of an estimate is biased: the
 example remembers a moving average of its estimates, and the gradient divides by that.
 """
 
-import math
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 from jax import lax
@@ -13,6 +15,14 @@ from jax import lax
 from spectral_jax import _arrays, _eager
 from spectral_jax.losses import _common, _engine, _softmax
 from spectral_jax.losses._pairs import make_rows
+
+if TYPE_CHECKING:
+  from typing import Literal
+
+  from jax.typing import DTypeLike
+  from jaxtyping import Array, ArrayLike, Bool, Float
+
+  from spectral_jax._types import Reduction, Scalar
 
 
 def _share(name, x):
@@ -23,27 +33,32 @@ def _share(name, x):
 
 
 @_eager.compiled("negatives", *_common.SETTINGS, temperature=_arrays.positive, gamma=_share)
-def global_contrastive(u, v, log_average, *, gamma=0.9, temperature=0.1, negatives="both", normalize=True, where=None,
-                       reduction="mean", tile_size=None, matmul_dtype=None, axis_name=None):
+def global_contrastive(
+    u: Float[ArrayLike, "n d"], v: Float[ArrayLike, "n d"], log_average: Float[ArrayLike, "n 2"], *,
+    gamma: Scalar = 0.9, temperature: Scalar = 0.1, negatives: Literal["both", "across"] = "both",
+    normalize: bool = True, where: Bool[ArrayLike, " n"] | None = None, reduction: Reduction = "mean",
+    tile_size: int | None = None, matmul_dtype: DTypeLike | None = None,
+    axis_name: str | None = None) -> tuple[Float[Array, ""] | Float[Array, " n"], Float[Array, "n 2"]]:
   """Global contrastive loss (SogCLR): a batch's gradient with denominators that remember earlier batches.
 
   For anchor i with negatives z_1..z_N in the batch, `g_i = (1/N) sum_j exp((u_i.z_j - u_i.v_i)/tau)` and
-  `a_i <- (1 - gamma) a_i + gamma g_i`. The value is `mean_i log a_i`, its gradient `mean_i (grad g_i) / a_i`; averaged with
-  u and v exchanged, each direction with averages of its own. With `gamma = 1` it is the batch's own loss, `mean_i log g_i`:
-  `dcl` less `log N` for `negatives="both"`.
+  `a_i <- (1 - gamma) a_i + gamma g_i`. The value is `mean_i log a_i`, its gradient `mean_i (grad g_i) / a_i`; averaged
+  with u and v exchanged, each direction with averages of its own. With `gamma = 1` it is the batch's own loss,
+  `mean_i log g_i`: `dcl` less `log N` for `negatives="both"`.
 
   Args:
     u: `(n, d)` embeddings of the first view.
     v: `(n, d)` embeddings of the second view, row by row.
-    log_average: `(n, 2)`, `log a` of the batch's examples before this batch, of the anchors u and of the anchors v; -inf
-      for an example that was never seen, which takes its first estimate whole. Not differentiated through.
-    gamma: weight of the batch's estimate, in (0, 1], a number or a traced scalar (FastCLIP lowers it from 1 in the course of
-      training); 0.9 as in the authors' code.
+    log_average: `(n, 2)`, `log a` of the batch's examples before this batch, of the anchors u and of the anchors v;
+      -inf for an example that was never seen, which takes its first estimate whole. Not differentiated through.
+    gamma: weight of the batch's estimate, in (0, 1], a number or a traced scalar (FastCLIP lowers it from 1 in the
+      course of training); 0.9 as in the authors' code.
     temperature: tau, > 0, a number or a traced scalar; 0.1 as in SogCLR's experiments.
     negatives: "both" views' 2n-2 rows (images), or "across": the other view's n-1 (two modalities).
     normalize: L2-normalize rows; a zero row stays zero and has zero gradient.
     where: `(n,)` booleans, the rows that count, as anchors and as negatives; None is all of them.
-    reduction: "mean" over the images that count, or "none": `(n,)`, each image's mean over its two views, 0 where masked.
+    reduction: "mean" over the images that count, or "none": `(n,)`, each image's mean over its two views, 0 where
+      masked.
     tile_size: number of anchor rows whose similarities are alive at once; None picks by size, n and more are the dense
       form. The result does not depend on it.
     matmul_dtype: round the factors of matrix products to this dtype (bfloat16, say), accumulating in float32; None
@@ -56,7 +71,8 @@ def global_contrastive(u, v, log_average, *, gamma=0.9, temperature=0.1, negativ
 
   Raises:
     TypeError: embeddings or averages that are not floating-point, a mask that is not boolean.
-    ValueError: shapes that do not fit, `temperature <= 0`, `gamma` outside (0, 1], an unknown `negatives` or `reduction`.
+    ValueError: shapes that do not fit, `temperature <= 0`, `gamma` outside (0, 1], an unknown `negatives` or
+      `reduction`.
 
   Example:
     >>> import jax.numpy as jnp
@@ -75,7 +91,8 @@ def global_contrastive(u, v, log_average, *, gamma=0.9, temperature=0.1, negativ
   n, dtype = len(views.u), views.u.dtype
   old = _arrays.as_float("log_average", log_average)
   if old.shape != (n, 2):
-    raise ValueError(f"log_average must have shape ({n}, 2), one row per pair and a column per direction, got {old.shape}")
+    raise ValueError(f"log_average must have shape ({n}, 2), one row per pair and a column per direction, got "
+                     f"{old.shape}")
   old = lax.stop_gradient(old.T).astype(dtype)
   gamma = jnp.asarray(_share("gamma", gamma)).astype(dtype)
   root = _common.inverse_root(temperature, dtype)

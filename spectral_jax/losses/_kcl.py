@@ -1,19 +1,30 @@
 """Kernel contrastive losses."""
 
+from __future__ import annotations
+
 from collections.abc import Hashable
+from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 from jax import lax
 
 from spectral_jax import _arrays, _eager
 from spectral_jax.losses import _common, _engine, kernels
-from spectral_jax.losses._statistics import KernelSum
 from spectral_jax.losses._pairs import make_rows
+from spectral_jax.losses._statistics import KernelSum
+
+if TYPE_CHECKING:
+  from jax.typing import DTypeLike
+  from jaxtyping import Array, ArrayLike, Bool, Float
+
+  from spectral_jax._types import Kernel, Reduction, Scalar
 
 
 @_eager.compiled("kernel", "align_kernel", *_common.SETTINGS, gamma=_arrays.positive)
-def kcl(u, v, *, kernel=kernels.gaussian(2.0), align_kernel=None, gamma=16.0, normalize=True, where=None,
-        reduction="mean", tile_size=None, matmul_dtype=None, axis_name=None):
+def kcl(u: Float[ArrayLike, "n d"], v: Float[ArrayLike, "n d"], *, kernel: Kernel = kernels.gaussian(2.0),
+        align_kernel: Kernel | None = None, gamma: Scalar = 16.0, normalize: bool = True,
+        where: Bool[ArrayLike, " n"] | None = None, reduction: Reduction = "mean", tile_size: int | None = None,
+        matmul_dtype: DTypeLike | None = None, axis_name: str | None = None) -> Float[Array, ""] | Float[Array, " n"]:
   """Kernel contrastive loss: kernel similarity of positives against the kernel energy of each view.
 
   `L = -2 mean_i k_A(||u_i - v_i||^2) + gamma (E_U + E_V)`, `E_U` the mean of `k(||u_i - u_j||^2)` over pairs i < j: a
@@ -39,7 +50,8 @@ def kcl(u, v, *, kernel=kernels.gaussian(2.0), align_kernel=None, gamma=16.0, no
 
   Raises:
     TypeError: embeddings that are not floating-point, a kernel that cannot be called.
-    ValueError: shapes that do not fit, `gamma <= 0`, a Riesz kernel with s > 0 for alignment (infinite at a perfect pair).
+    ValueError: shapes that do not fit, `gamma <= 0`, a Riesz kernel with s > 0 for alignment (infinite at a perfect
+      pair).
 
   Example:
     >>> import jax.numpy as jnp
@@ -47,8 +59,8 @@ def kcl(u, v, *, kernel=kernels.gaussian(2.0), align_kernel=None, gamma=16.0, no
     >>> print(f"{losses.kcl(jnp.eye(4), jnp.eye(4)):.4f}")
     -1.4139
 
-  Reference: Koromilas et al. 2024, arXiv 2405.18045; the authors' code weights the log kernel's alignment twice, this is
-  the formula.
+  Reference: Koromilas et al. 2024, arXiv 2405.18045; the authors' code weights the log kernel's alignment twice, this
+    is the formula.
   """
   align_kernel = kernel if align_kernel is None else align_kernel
   for name, k in (("kernel", kernel), ("align_kernel", align_kernel)):

@@ -19,12 +19,12 @@ class Rows(NamedTuple):
 
 
 class Plan(NamedTuple):
-  """How a sum over pairs is computed. Hashable: it is static. The result depends on `statistic` and `matmul_dtype` alone.
+  """How a sum over pairs is computed. Static, hashable. Results depend on `statistic` and `matmul_dtype` alone.
 
   The loss asks with `form="auto"`; the engine settles form and tile for the number of rows.
   """
 
-  form: str = "auto"  # "dense": one tile, differentiated by JAX; "tiled": tile by tile; "ring": tiles around a mesh axis
+  form: str = "auto"  # "dense": one tile, differentiated by JAX; "tiled": many; "ring": tiles around a mesh axis
   tile: int | None = None  # rows of a tile
   matmul_dtype: object = None
   axis_name: str | None = None

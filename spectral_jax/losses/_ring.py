@@ -1,7 +1,8 @@
 """Blocks of rows that travel around a mesh axis, inside `shard_map`.
 
-`own` stays on its device, `block` travels and `load` is what the block gathers on its way: `visit(own, block, load)` works
-off the meeting of a device's rows with a block and returns the new `(own, load)`. With `axis_name=None` one device is alone.
+`own` stays on its device, `block` travels and `load` is what the block gathers on its way: `visit(own, block, load)`
+works off the meeting of a device's rows with a block and returns the new `(own, load)`. With `axis_name=None` one
+device is alone.
 """
 
 from jax import lax

@@ -1,6 +1,9 @@
 """Losses over arrays whose rows are sharded over a mesh axis."""
 
+from __future__ import annotations
+
 import functools
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +12,12 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from spectral_jax import _arrays
 from spectral_jax.losses._global import global_contrastive
 
+if TYPE_CHECKING:
+  from collections.abc import Callable
+  from typing import Any
 
-def sharded(loss, mesh, *, axis="data"):
+
+def sharded(loss: Callable[..., Any], mesh: Mesh, *, axis: str = "data") -> Callable[..., Any]:
   """The same loss on arrays sharded over `axis`: global negatives, exact global value and gradient.
 
   Each device keeps its rows; blocks of rows travel round the ring of devices and meet them tile by tile, so that no
@@ -23,11 +30,11 @@ def sharded(loss, mesh, *, axis="data"):
 
   Returns:
     A function of the loss's arguments. Arrays with rows (embeddings, labels, `where`, `negatives`) are sharded over
-    `axis`, scalars are replicated. With `reduction="none"` the result is sharded as the rows are, and so are the averages of
-    `global_contrastive`.
+    `axis`, scalars are replicated. With `reduction="none"` the result is sharded as the rows are, and so are the
+    averages of `global_contrastive`.
 
   Raises:
-    TypeError: `mesh` is no mesh; an embedding that is no array.
+    TypeError: `mesh` is not a mesh; an embedding that is not an array.
     ValueError: `axis` is not an axis of the mesh, or rows that the axis does not divide.
 
   Example:
@@ -38,7 +45,8 @@ def sharded(loss, mesh, *, axis="data"):
     1.1654
   """
   if not isinstance(mesh, Mesh):
-    raise TypeError(f"mesh must be a jax.sharding.Mesh, got {mesh!r}; make one with jax.make_mesh((devices,), ({axis!r},))")
+    raise TypeError(f"mesh must be a jax.sharding.Mesh, got {mesh!r}; make one with jax.make_mesh((devices,), "
+                    f"({axis!r},))")
   if axis not in mesh.shape:
     raise ValueError(f"axis must be one of the mesh's axes {tuple(mesh.shape)}, got {axis!r}")
 
@@ -56,8 +64,8 @@ def sharded(loss, mesh, *, axis="data"):
     for x in values:
       if _is_dynamic(x) and jnp.ndim(x) and x.shape[0] % mesh.shape[axis]:
         raise ValueError(
-            f"axis {axis!r} has {mesh.shape[axis]} devices, which do not divide {x.shape[0]} rows of an argument of shape "
-            f"{x.shape}; pad it and mask the padding with where=")
+            f"axis {axis!r} has {mesh.shape[axis]} devices, which do not divide {x.shape[0]} rows of an argument of "
+            f"shape {x.shape}; pad it and mask the padding with where=")
     static = tuple(_ARRAY if _is_dynamic(x) else x for x in values)
     arrays = [jnp.asarray(x) for x in values if _is_dynamic(x)]
     over, form = _mesh_of_call(mesh)

@@ -1,5 +1,9 @@
 """The sigmoid loss: every pair of the two views is a binary question of its own."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import jax
 
 from spectral_jax import _arrays, _eager
@@ -7,12 +11,20 @@ from spectral_jax.losses import _common, _engine
 from spectral_jax.losses._pairs import make_rows
 from spectral_jax.losses._statistics import ScoreSum
 
+if TYPE_CHECKING:
+  from jax.typing import DTypeLike
+  from jaxtyping import Array, ArrayLike, Bool, Float
+
+  from spectral_jax._types import Reduction, Scalar
+
 PAIRS = ScoreSum(jax.nn.softplus)
 
 
 @_eager.compiled(*_common.SETTINGS, temperature=_arrays.positive, bias=_arrays.number)
-def sigmoid(u, v, *, temperature=0.1, bias=-10.0, normalize=True, where=None, reduction="mean", tile_size=None,
-            matmul_dtype=None, axis_name=None):
+def sigmoid(u: Float[ArrayLike, "n d"], v: Float[ArrayLike, "n d"], *, temperature: Scalar = 0.1, bias: Scalar = -10.0,
+            normalize: bool = True, where: Bool[ArrayLike, " n"] | None = None, reduction: Reduction = "mean",
+            tile_size: int | None = None, matmul_dtype: DTypeLike | None = None,
+            axis_name: str | None = None) -> Float[Array, ""] | Float[Array, " n"]:
   """Sigmoid loss (SigLIP): is `v_j` the partner of `u_i`, or not? Asked of every pair, without a softmax.
 
   `l_i = sum_j -log sigmoid( y_ij (u_i.v_j/tau + bias) )`, with `y_ii = 1` and -1 for every other pair.

@@ -1,18 +1,30 @@
 """The softmax losses that differ only in which pairs are negatives.
 
 Notation, that of the papers: `u_i` and `v_i` are the two views' embeddings of image i, unit rows; `tau` is the
-temperature; `s^+_i = u_i . v_i / tau` the positive's logit; `E_i = log sum exp` over the logits of anchor i's negatives.
+temperature; `s^+_i = u_i . v_i / tau` its logit with the positive; `E_i = log sum exp` over those with its negatives.
 Then InfoNCE and NT-Xent are `softplus(E_i - s^+_i)`, exact down to losses of 1e-30, and DCL and DHEL `E_i - s^+_i`.
 An anchor that has no negatives has `E_i = -inf`: each docstring says what its loss is then.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 
 from spectral_jax import _arrays, _eager
 from spectral_jax.losses import _common, _engine
-from spectral_jax.losses._statistics import LogSumExp
 from spectral_jax.losses._pairs import make_rows
+from spectral_jax.losses._statistics import LogSumExp
+
+if TYPE_CHECKING:
+  from typing import Literal
+
+  from jax.typing import DTypeLike
+  from jaxtyping import Array, ArrayLike, Bool, Float
+
+  from spectral_jax._types import Reduction, Scalar
 
 LSE = LogSumExp()
 
@@ -51,8 +63,11 @@ def both_views(views, root, group, plan):
 
 
 @_eager.compiled("symmetric", *_common.SETTINGS, temperature=_arrays.positive)
-def info_nce(u, v, *, temperature=0.1, negatives=None, symmetric=False, normalize=True, where=None, reduction="mean",
-             tile_size=None, matmul_dtype=None, axis_name=None):
+def info_nce(u: Float[ArrayLike, "n d"], v: Float[ArrayLike, "n d"], *, temperature: Scalar = 0.1,
+             negatives: Float[ArrayLike, "k d"] | None = None, symmetric: bool = False, normalize: bool = True,
+             where: Bool[ArrayLike, " n"] | None = None, reduction: Reduction = "mean", tile_size: int | None = None,
+             matmul_dtype: DTypeLike | None = None,
+             axis_name: str | None = None) -> Float[Array, ""] | Float[Array, " n"]:
   """InfoNCE across views: each `u_i` picks its `v_i` among all rows of `v`, and of a queue.
 
   `l_i = -u_i.v_i/tau + log( sum_{j=1..n} exp(u_i.v_j/tau) + sum_{q=1..k} exp(u_i.negatives_q/tau) )`
@@ -120,8 +135,10 @@ def _queue(negatives, u, normalize):
 
 
 @_eager.compiled(*_common.SETTINGS, temperature=_arrays.positive)
-def nt_xent(u, v, *, temperature=0.5, normalize=True, where=None, reduction="mean", tile_size=None, matmul_dtype=None,
-            axis_name=None):
+def nt_xent(u: Float[ArrayLike, "n d"], v: Float[ArrayLike, "n d"], *, temperature: Scalar = 0.5,
+            normalize: bool = True, where: Bool[ArrayLike, " n"] | None = None, reduction: Reduction = "mean",
+            tile_size: int | None = None, matmul_dtype: DTypeLike | None = None,
+            axis_name: str | None = None) -> Float[Array, ""] | Float[Array, " n"]:
   """NT-Xent, SimCLR's loss: 2n anchors, each with 2n-2 negatives from both views.
 
   `l_i = -u_i.v_i/tau + log( sum_j exp(u_i.v_j/tau) + sum_{j!=i} exp(u_i.u_j/tau) )`, averaged with u and v exchanged.
@@ -132,7 +149,7 @@ def nt_xent(u, v, *, temperature=0.5, normalize=True, where=None, reduction="mea
     temperature: tau, > 0, a number or a traced scalar; 0.5 is SimCLR's choice for CIFAR-10 (appendix B.9).
     normalize: L2-normalize rows; a zero row stays zero and has zero gradient.
     where: `(n,)` booleans, the rows that count, as anchors and as negatives; None is all of them.
-    reduction: "mean" over the images that count, or "none": `(n,)`, each image's mean over its two views, 0 where masked.
+    reduction: "mean" over the images that count, or "none": `(n,)`, the mean over an image's two views, 0 where masked.
     tile_size: number of anchor rows whose similarities are alive at once; None picks by size, n and more are the dense
       form. The result does not depend on it.
     matmul_dtype: round the factors of matrix products to this dtype (bfloat16, say), accumulating in float32; None
@@ -156,17 +173,20 @@ def nt_xent(u, v, *, temperature=0.5, normalize=True, where=None, reduction="mea
   """
   views = _common.prepare_views(u, v, where=where, normalize=normalize, axis_name=axis_name)
   root = _common.inverse_root(temperature, views.u.dtype)
-  energies, positive = both_views(views, root, views.image, _common.plan_for(len(views.u), tile_size, matmul_dtype, axis_name))
+  plan = _common.plan_for(len(views.u), tile_size, matmul_dtype, axis_name)
+  energies, positive = both_views(views, root, views.image, plan)
   values = with_positive(energies, positive).mean(0)
   return _common.reduce(values, views.valid, reduction, axis_name)
 
 
 @_eager.compiled(*_common.SETTINGS, temperature=_arrays.positive)
-def dcl(u, v, *, temperature=0.1, normalize=True, where=None, reduction="mean", tile_size=None, matmul_dtype=None,
-        axis_name=None):
+def dcl(u: Float[ArrayLike, "n d"], v: Float[ArrayLike, "n d"], *, temperature: Scalar = 0.1, normalize: bool = True,
+        where: Bool[ArrayLike, " n"] | None = None, reduction: Reduction = "mean", tile_size: int | None = None,
+        matmul_dtype: DTypeLike | None = None, axis_name: str | None = None) -> Float[Array, ""] | Float[Array, " n"]:
   """Decoupled contrastive loss: NT-Xent without the positive in the denominator.
 
-  `l_i = -u_i.v_i/tau + log( sum_{j!=i} exp(u_i.v_j/tau) + sum_{j!=i} exp(u_i.u_j/tau) )`, averaged with u and v exchanged.
+  `l_i = -u_i.v_i/tau + log( sum_{j!=i} exp(u_i.v_j/tau) + sum_{j!=i} exp(u_i.u_j/tau) )`, averaged with u and v
+  exchanged.
 
   Args:
     u: `(n, d)` embeddings of the first view.
@@ -174,7 +194,7 @@ def dcl(u, v, *, temperature=0.1, normalize=True, where=None, reduction="mean", 
     temperature: tau, > 0, a number or a traced scalar; 0.1 is the paper's default.
     normalize: L2-normalize rows; a zero row stays zero and has zero gradient.
     where: `(n,)` booleans, the rows that count, as anchors and as negatives; None is all of them.
-    reduction: "mean" over the images that count, or "none": `(n,)`, each image's mean over its two views, 0 where masked.
+    reduction: "mean" over the images that count, or "none": `(n,)`, the mean over an image's two views, 0 where masked.
     tile_size: number of anchor rows whose similarities are alive at once; None picks by size, n and more are the dense
       form. The result does not depend on it.
     matmul_dtype: round the factors of matrix products to this dtype (bfloat16, say), accumulating in float32; None
@@ -198,18 +218,21 @@ def dcl(u, v, *, temperature=0.1, normalize=True, where=None, reduction="mean", 
   """
   views = _common.prepare_views(u, v, where=where, normalize=normalize, axis_name=axis_name)
   root = _common.inverse_root(temperature, views.u.dtype)
-  energies, positive = both_views(views, root, views.image, _common.plan_for(len(views.u), tile_size, matmul_dtype, axis_name))
+  plan = _common.plan_for(len(views.u), tile_size, matmul_dtype, axis_name)
+  energies, positive = both_views(views, root, views.image, plan)
   values = without_positive(energies, positive).mean(0)
   return _common.reduce(values, views.valid & has_term(energies[0], positive), reduction, axis_name)
 
 
 @_eager.compiled("energy", *_common.SETTINGS, temperature=_arrays.positive)
-def dhel(u, v, *, temperature=0.3, energy="mean", normalize=True, where=None, reduction="mean", tile_size=None,
-         matmul_dtype=None, axis_name=None):
+def dhel(u: Float[ArrayLike, "n d"], v: Float[ArrayLike, "n d"], *, temperature: Scalar = 0.3,
+         energy: Literal["anchor", "mean", "sum"] = "mean", normalize: bool = True,
+         where: Bool[ArrayLike, " n"] | None = None, reduction: Reduction = "mean", tile_size: int | None = None,
+         matmul_dtype: DTypeLike | None = None, axis_name: str | None = None) -> Float[Array, ""] | Float[Array, " n"]:
   """Decoupled hyperspherical energy loss: the negatives of a view are that view's other rows, and only those.
 
   `l_i = -u_i.v_i/tau + E_i`, with `S^U_i = sum_{j!=i} exp(u_i.u_j/tau)` and `E_i` by `energy`:
-  "anchor" `log S^U_i` (the paper), "mean" `(log S^U_i + log S^V_i)/2`, "sum" `log S^U_i + log S^V_i` (the authors' code).
+  "anchor" `log S^U_i` (the paper), "mean" `(log S^U_i + log S^V_i)/2`, "sum" `log S^U_i + log S^V_i` (the code).
 
   Args:
     u: `(n, d)` embeddings of the first view.

@@ -1,5 +1,9 @@
 """The spectral contrastive loss: a low-rank factorization of the graph of augmentations."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import jax.numpy as jnp
 
 from spectral_jax import _eager
@@ -7,12 +11,20 @@ from spectral_jax.losses import _common, _engine
 from spectral_jax.losses._pairs import make_rows
 from spectral_jax.losses._statistics import ScoreSum
 
+if TYPE_CHECKING:
+  from jax.typing import DTypeLike
+  from jaxtyping import Array, ArrayLike, Bool, Float
+
+  from spectral_jax._types import Reduction
+
 SQUARES = ScoreSum(jnp.square)
 
 
 @_eager.compiled(*_common.SETTINGS)
-def spectral_contrastive(u, v, *, normalize=True, where=None, reduction="mean", tile_size=None, matmul_dtype=None,
-                         axis_name=None):
+def spectral_contrastive(u: Float[ArrayLike, "n d"], v: Float[ArrayLike, "n d"], *, normalize: bool = True,
+                         where: Bool[ArrayLike, " n"] | None = None, reduction: Reduction = "mean",
+                         tile_size: int | None = None, matmul_dtype: DTypeLike | None = None,
+                         axis_name: str | None = None) -> Float[Array, ""] | Float[Array, " n"]:
   """Spectral contrastive loss: positives' similarity against negatives' squared similarity; no temperature.
 
   `l_i = -2 u_i.v_i + mean_j (u_i.z_j)^2`, j over the 2n-2 rows z of both views that are not of image i; averaged with u
@@ -24,7 +36,8 @@ def spectral_contrastive(u, v, *, normalize=True, where=None, reduction="mean", 
     normalize: L2-normalize rows; a zero row stays zero and has zero gradient.
       The paper's rows have a norm of their own: False is its form, True our default as in the other losses.
     where: `(n,)` booleans, the rows that count, as anchors and as negatives; None is all of them.
-    reduction: "mean" over the images that count, or "none": `(n,)`, each image's mean over its two views, 0 where masked.
+    reduction: "mean" over the images that count, or "none": `(n,)`, each image's mean over its two views, 0 where
+      masked.
     tile_size: number of anchor rows whose similarities are alive at once; None picks by size, n and more are the dense
       form. The result does not depend on it.
     matmul_dtype: round the factors of matrix products to this dtype (bfloat16, say), accumulating in float32; None

@@ -2,15 +2,15 @@
 
 Row i meets row j through one number `s_ij = x_i . y_j`. The softmax losses need `log sum_j exp(s_ij)` (`LogSumExp`),
 others a sum `sum_j f(s_ij)` (`ScoreSum`), the kernel losses `sum_j k(|x_i - y_j|^2)` (`KernelSum`). Each is summed tile
-by tile: `start` gives the empty tally, `add` puts a tile of pairs into it, `merge` joins two tallies, `finish` reads the
-result, and `slope` is its derivative with respect to the tile's `s_ij`. Dense, tiled and sharded losses all use these, so
-each formula is written once.
+by tile: `start` gives the empty tally, `add` puts a tile of pairs into it, `merge` joins two tallies, `finish` reads
+the result, and `slope` is its derivative with respect to the tile's `s_ij`. Dense, tiled and sharded losses all use
+these, so each formula is written once.
 
 Along `axis`, 1 sums over the columns of a tile (a statistic of its rows) and 0 over the rows (of its columns).
 """
 
 import dataclasses
-from typing import Callable
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +59,7 @@ class LogSumExp:
 
 @dataclasses.dataclass(frozen=True)
 class ScoreSum:
-  """`sum_j f(s_ij + offset_i + offset_j)` over the pairs that count, the rows' `norms` being the offsets; 0 without pairs."""
+  """`sum_j f(s_ij + offset_i + offset_j)` over the pairs that count, offsets being the rows' `norms`; 0 for none."""
 
   function: Callable
 

@@ -1,5 +1,9 @@
 """Losses that know the classes: negatives of other classes only (NSCL), or positives of the same class (SupCon)."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import jax.numpy as jnp
 from jax import lax
 
@@ -7,14 +11,22 @@ from spectral_jax import _arrays, _eager
 from spectral_jax.losses import _common, _engine, _softmax
 from spectral_jax.losses._pairs import make_rows
 
+if TYPE_CHECKING:
+  from jax.typing import DTypeLike
+  from jaxtyping import Array, ArrayLike, Bool, Float, Int
+
+  from spectral_jax._types import Reduction, Scalar
+
 
 @_eager.compiled("positive_in_denominator", *_common.SETTINGS, temperature=_arrays.positive)
-def nscl(u, v, labels, *, temperature=0.1, positive_in_denominator=False, normalize=True, where=None, reduction="mean",
-         tile_size=None, matmul_dtype=None, axis_name=None):
+def nscl(u: Float[ArrayLike, "n d"], v: Float[ArrayLike, "n d"], labels: Int[ArrayLike, " n"], *,
+         temperature: Scalar = 0.1, positive_in_denominator: bool = False, normalize: bool = True,
+         where: Bool[ArrayLike, " n"] | None = None, reduction: Reduction = "mean", tile_size: int | None = None,
+         matmul_dtype: DTypeLike | None = None, axis_name: str | None = None) -> Float[Array, ""] | Float[Array, " n"]:
   """Negatives-only supervised contrastive loss: the positive is the other view, the negatives are other classes' rows.
 
-  `l_i = -u_i.v_i/tau + log sum_{j: y_j != y_i} ( exp(u_i.v_j/tau) + exp(u_i.u_j/tau) )`, averaged with u and v exchanged;
-  `positive_in_denominator=True` adds `exp(u_i.v_i/tau)` inside the logarithm, as the authors run it.
+  `l_i = -u_i.v_i/tau + log sum_{j: y_j != y_i} ( exp(u_i.v_j/tau) + exp(u_i.u_j/tau) )`, averaged with u and v
+  exchanged; `positive_in_denominator=True` adds `exp(u_i.v_i/tau)` inside the logarithm, as the authors run it.
 
   Args:
     u: `(n, d)` embeddings of the first view.
@@ -24,7 +36,8 @@ def nscl(u, v, labels, *, temperature=0.1, positive_in_denominator=False, normal
     positive_in_denominator: see above.
     normalize: L2-normalize rows; a zero row stays zero and has zero gradient.
     where: `(n,)` booleans, the rows that count, as anchors and as negatives; None is all of them.
-    reduction: "mean" over the images that count, or "none": `(n,)`, each image's mean over its two views, 0 where masked.
+    reduction: "mean" over the images that count, or "none": `(n,)`, each image's mean over its two views, 0 where
+      masked.
     tile_size: number of anchor rows whose similarities are alive at once; None picks by size, n and more are the dense
       form. The result does not depend on it.
     matmul_dtype: round the factors of matrix products to this dtype (bfloat16, say), accumulating in float32; None
@@ -51,7 +64,8 @@ def nscl(u, v, labels, *, temperature=0.1, positive_in_denominator=False, normal
   views = _common.prepare_views(u, v, where=where, normalize=normalize, axis_name=axis_name)
   labels = _arrays.labels_of(labels, views.u.shape[0])
   root = _common.inverse_root(temperature, views.u.dtype)
-  energies, positive = _softmax.both_views(views, root, labels, _common.plan_for(len(views.u), tile_size, matmul_dtype, axis_name))
+  plan = _common.plan_for(len(views.u), tile_size, matmul_dtype, axis_name)
+  energies, positive = _softmax.both_views(views, root, labels, plan)
   if positive_in_denominator:
     return _common.reduce(_softmax.with_positive(energies, positive).mean(0), views.valid, reduction, axis_name)
   values = _softmax.without_positive(energies, positive).mean(0)
@@ -59,8 +73,10 @@ def nscl(u, v, labels, *, temperature=0.1, positive_in_denominator=False, normal
 
 
 @_eager.compiled(*_common.SETTINGS, temperature=_arrays.positive)
-def supcon(u, v, labels, *, temperature=0.1, normalize=True, where=None, reduction="mean", tile_size=None,
-           matmul_dtype=None, axis_name=None):
+def supcon(u: Float[ArrayLike, "n d"], v: Float[ArrayLike, "n d"], labels: Int[ArrayLike, " n"], *,
+           temperature: Scalar = 0.1, normalize: bool = True, where: Bool[ArrayLike, " n"] | None = None,
+           reduction: Reduction = "mean", tile_size: int | None = None, matmul_dtype: DTypeLike | None = None,
+           axis_name: str | None = None) -> Float[Array, ""] | Float[Array, " n"]:
   """Supervised contrastive loss, `L_out`: every row of the same class is a positive, averaged outside the logarithm.
 
   Over the 2n rows z of both views, `l_i = -1/|P(i)| sum_{p in P(i)} z_i.z_p/tau + log sum_{a != i} exp(z_i.z_a/tau)`,
@@ -73,7 +89,8 @@ def supcon(u, v, labels, *, temperature=0.1, normalize=True, where=None, reducti
     temperature: tau, > 0, a number or a traced scalar; 0.1 as in the paper.
     normalize: L2-normalize rows; a zero row stays zero and has zero gradient.
     where: `(n,)` booleans, the rows that count, as anchors and as negatives; None is all of them.
-    reduction: "mean" over the images that count, or "none": `(n,)`, each image's mean over its two views, 0 where masked.
+    reduction: "mean" over the images that count, or "none": `(n,)`, each image's mean over its two views, 0 where
+      masked.
     tile_size: number of anchor rows whose similarities are alive at once; None picks by size, n and more are the dense
       form. The result does not depend on it.
     matmul_dtype: round the factors of matrix products to this dtype (bfloat16, say), accumulating in float32; None

@@ -1,7 +1,7 @@
 """Pairs of rows, tile by tile: what two tiles contribute to their rows' statistics, and to their gradients.
 
-`gather`, `push` and `scatter` are the three scans that the engine is made of: the statistic of every row, its change when
-rows change, and the transpose of that, the gradient. All visit tiles of pairs; none keeps one.
+`gather`, `push` and `scatter` are the three scans that the engine is made of: the statistic of every row, its change
+when rows change, and the transpose of that, the gradient. All visit tiles of pairs; none keeps one.
 """
 
 import functools
@@ -110,7 +110,7 @@ def push(plan, rows, cols, row_value, col_value, row_change, col_change, row_sum
   slope_of, norm_slope = plan.statistic.slope, plan.statistic.norm_slope
   columns_count = _columns_count(rows, col_sum, triangle)
 
-  @functools.partial(jax.checkpoint, prevent_cse=False)  # where JAX transposes this scan, tiles are made again, not kept
+  @functools.partial(jax.checkpoint, prevent_cse=False)  # where JAX transposes the scan, tiles are made again, not kept
   def visit(sums, ij):
     i, j = ij
     row_sum, col_sum = sums
@@ -135,7 +135,8 @@ def push(plan, rows, cols, row_value, col_value, row_change, col_change, row_sum
 def scatter(plan, rows, cols, row_result, col_result, row_grad, col_grad, triangle=False):
   """Adds to `row_grad` and `col_grad`, each a `Change`, what every pair contributes to each side's rows.
 
-  Both rows' statistics pass through `s_ij`, so its slope is the sum of two; `col_grad=None` leaves the columns' gradient out.
+  Both rows' statistics pass through `s_ij`, so its slope is the sum of two; `col_grad=None` leaves the columns'
+  gradient out.
   """
   slope_of, norm_slope = plan.statistic.slope, plan.statistic.norm_slope
   columns_count = _columns_count(rows, col_result, triangle)

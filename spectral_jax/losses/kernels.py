@@ -5,20 +5,28 @@ Any other hashable function of the squared distance, written in `jax.numpy`, ser
 Source of the four: Koromilas et al. 2024 (arXiv 2405.18045); their parameters are concrete numbers, not traced ones.
 """
 
+from __future__ import annotations
+
 import dataclasses
+from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 
 from spectral_jax import _arrays
 
-__all__ = ["gaussian", "log", "imq", "riesz"]
+if TYPE_CHECKING:
+  from jaxtyping import Array, Float
+
+  from spectral_jax._types import Kernel
+
+__all__ = ["gaussian", "imq", "log", "riesz"]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Gaussian:
   t: float
 
-  def __call__(self, x):
+  def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.exp(-self.t * x)
 
 
@@ -26,7 +34,7 @@ class _Gaussian:
 class _Log:
   t: float
 
-  def __call__(self, x):
+  def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
     return -0.5 * jnp.log1p(self.t * x)
 
 
@@ -34,7 +42,7 @@ class _Log:
 class _InverseMultiquadric:
   c: float
 
-  def __call__(self, x):
+  def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
     return self.c / jnp.sqrt(self.c * self.c + x)
 
 
@@ -42,13 +50,13 @@ class _InverseMultiquadric:
 class _Riesz:
   s: float
 
-  def __call__(self, x):
+  def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
     # At a coinciding pair the power or its derivative is infinite: distances stop at a few units of rounding.
     x = jnp.maximum(x, 4.0 * jnp.finfo(x.dtype).eps)
     return (1.0 if self.s > 0 else -1.0) * x ** (-self.s / 2)
 
 
-def gaussian(t=2.0):
+def gaussian(t: float = 2.0) -> Kernel:
   """Gaussian kernel, `exp(-t x)`.
 
   Args:
@@ -65,7 +73,7 @@ def gaussian(t=2.0):
   return _Gaussian(_parameter("t", t))
 
 
-def log(t=1.0):
+def log(t: float = 1.0) -> Kernel:
   """Logarithmic kernel, `-log(1 + t x) / 2`.
 
   Args:
@@ -82,7 +90,7 @@ def log(t=1.0):
   return _Log(_parameter("t", t))
 
 
-def imq(c=1.0):
+def imq(c: float = 1.0) -> Kernel:
   """Inverse multiquadric kernel, `c / sqrt(c^2 + x)`.
 
   Args:
@@ -99,10 +107,11 @@ def imq(c=1.0):
   return _InverseMultiquadric(_parameter("c", c))
 
 
-def riesz(s=1.0):
+def riesz(s: float = 1.0) -> Kernel:
   """Riesz kernel, `sign(s) x^(-s/2)`, that is `sign(s) / r^s`.
 
-  Distances are taken as at least `2 sqrt(eps)` of the dtype: at coinciding points the value is finite and the gradient 0.
+  Distances are taken as at least `2 sqrt(eps)` of the dtype: at coinciding points the value is finite and the gradient
+  0.
 
   Args:
     s: exponent, in (-2, 0) or > 0. With s > 0 the kernel is infinite at a perfect pair, so it cannot be an alignment
@@ -127,12 +136,14 @@ def riesz(s=1.0):
 def _parameter(name, value):
   number = _arrays.concrete(value)
   if number is None:
-    raise TypeError(f"{name} must be a concrete number, got {value!r}; kernels are static, build one per value outside jit")
+    raise TypeError(f"{name} must be a concrete number, got {value!r}; kernels are static, build one per value "
+                    "outside jit")
   return _arrays.positive(name, number)
 
 
-def check_alignment(kernel):
+def check_alignment(kernel: Kernel) -> None:
   """Refuses a kernel that is infinite where positives coincide."""
   if isinstance(kernel, _Riesz) and kernel.s > 0:
     raise ValueError(
-        f"align_kernel must be finite at a perfect pair, got riesz({kernel.s:g}); pass align_kernel=kernels.gaussian(2.0)")
+        f"align_kernel must be finite at a perfect pair, got riesz({kernel.s:g}); pass "
+        "align_kernel=kernels.gaussian(2.0)")

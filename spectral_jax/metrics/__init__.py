@@ -14,5 +14,6 @@ from spectral_jax.metrics.uniform_law import wasserstein_uniformity
 from spectral_jax.metrics.weights import weight_gap
 
 __all__ = [
-    "RSA", "Stream", "alignment", "cdnv", "directional_cdnv", "knn_accuracy", "linear_cka", "mutual_knn", "nccc_accuracy",
-    "rsa", "rsa_with_error", "streaming_cka", "streaming_rsa", "uniformity", "wasserstein_uniformity", "weight_gap"]
+    "RSA", "Stream", "alignment", "cdnv", "directional_cdnv", "knn_accuracy", "linear_cka", "mutual_knn",
+    "nccc_accuracy", "rsa", "rsa_with_error", "streaming_cka", "streaming_rsa", "uniformity", "wasserstein_uniformity",
+    "weight_gap"]

@@ -1,13 +1,20 @@
 """Linear centered kernel alignment (Kornblith et al. 2019, arXiv 1905.00414), exact in one pass over the rows."""
 
+from __future__ import annotations
+
 import functools
+from typing import TYPE_CHECKING
 
 import jax
 
 from spectral_jax.metrics import _products
 
+if TYPE_CHECKING:
+  from jaxtyping import Array, ArrayLike, Bool, Float
 
-def linear_cka(x, y, *, unbiased=False, where=None, axis_name=None):
+
+def linear_cka(x: Float[ArrayLike, "n d1"], y: Float[ArrayLike, "n d2"], *, unbiased: bool = False,
+               where: Bool[ArrayLike, " n"] | None = None, axis_name: str | None = None) -> Float[Array, ""]:
   """Linear CKA of two representations of the same examples: 1 if equal up to rotation and scale, 0 if unrelated.
 
   `HSIC(x, y) / sqrt(HSIC(x, x) HSIC(y, y))` with, for centered columns, `HSIC = ||X^T Y||_F^2`; or with the unbiased
@@ -46,7 +53,8 @@ def linear_cka(x, y, *, unbiased=False, where=None, axis_name=None):
   References: arXiv 1905.00414; Song et al. 2012, "Feature selection via dependence maximization", JMLR 13.
   """
   least = 4 if unbiased else 2
-  x, y, where = _products.rows_of(x, y, where, least if axis_name is None else 1, "linear_cka" + ", unbiased," * unbiased)
+  x, y, where = _products.rows_of(x, y, where, least if axis_name is None else 1,
+                                  "linear_cka" + ", unbiased," * unbiased)
   return _linear_cka(x, y, where, unbiased=bool(unbiased), axis_name=axis_name)
 
 

@@ -3,21 +3,28 @@
 Notation: class c has `n_c` rows, mean `mu_c` and variance `var_c = mean_{i in c} ||z_i - mu_c||^2`.
 """
 
+from __future__ import annotations
+
 import functools
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 
 from spectral_jax import _arrays
 from spectral_jax.metrics import _moments
 
+if TYPE_CHECKING:
+  from jaxtyping import Array, ArrayLike, Float, Int
+
 TILE_ENTRIES = 2 ** 24  # entries alive at once: 64 MiB of float32
 
 
-def cdnv(z, labels, *, num_classes=None):
+def cdnv(z: Float[ArrayLike, "n d"], labels: Int[ArrayLike, " n"], *,
+         num_classes: int | None = None) -> Float[Array, ""]:
   """Class-distance normalized variance: the mean over pairs of classes of their spread by the distance of their means.
 
   `mean_{c < e} (var_c + var_e) / (2 ||mu_c - mu_e||^2)`; 0 is full collapse of every class to a point.
@@ -47,11 +54,12 @@ def cdnv(z, labels, *, num_classes=None):
   return _cdnv(*_checked(z, labels, num_classes), directional=False)
 
 
-def directional_cdnv(z, labels, *, num_classes=None):
+def directional_cdnv(z: Float[ArrayLike, "n d"], labels: Int[ArrayLike, " n"], *,
+                     num_classes: int | None = None) -> Float[Array, ""]:
   """`cdnv` with only the variance along the line between the two means.
 
-  `mean_{c < e} (v_ce + v_ec) / (2 ||mu_c - mu_e||^2)` with `v_ce = mean_{i in c} ((z_i - mu_c).w_ce)^2`, `w_ce` the unit
-  vector from one mean to the other. Never above `cdnv`. Memory is of order `n d + C^2` for C classes.
+  `mean_{c < e} (v_ce + v_ec) / (2 ||mu_c - mu_e||^2)` with `v_ce = mean_{i in c} ((z_i - mu_c).w_ce)^2`, `w_ce` the
+  unit vector from one mean to the other. Never above `cdnv`. Memory is of order `n d + C^2` for C classes.
 
   Args, Returns, Raises: as `cdnv`.
 
@@ -60,7 +68,8 @@ def directional_cdnv(z, labels, *, num_classes=None):
   return _cdnv(*_checked(z, labels, num_classes), directional=True)
 
 
-def nccc_accuracy(train_z, train_y, test_z, test_y, *, num_classes=None):
+def nccc_accuracy(train_z: Float[ArrayLike, "n d"], train_y: Int[ArrayLike, " n"], test_z: Float[ArrayLike, "m d"],
+                  test_y: Int[ArrayLike, " m"], *, num_classes: int | None = None) -> Float[Array, ""]:
   """Share of test rows whose nearest class mean, of the training rows, is their own class's.
 
   Args:
@@ -105,7 +114,7 @@ class Classes(NamedTuple):
 def _checked(z, labels, num_classes, names=("z", "labels"), least=2):
   z = _arrays.matrix(names[0], z)
   labels = _arrays.labels_of(labels, z.shape[0], names[1])
-  known = None if isinstance(labels, jax.core.Tracer) else len(np.unique(np.asarray(labels)))
+  known = None if isinstance(labels, Tracer) else len(np.unique(np.asarray(labels)))
   if known is not None and known < least:
     raise ValueError(f"{names[1]} must hold at least {least} classes, got {known}; compare examples of several classes")
   if num_classes is None:
@@ -155,7 +164,8 @@ def _cdnv(z, labels, size, *, directional):
   ratios, distances = lax.map(with_class, (c.means, here), batch_size=tile)
   pairs = here[:, None] & here & ~jnp.eye(size, dtype=bool)
   touching = pairs & (distances == 0)
-  ratios = jnp.where(touching, jnp.where(variances > 0, jnp.inf, jnp.where(variances[:, None] > 0, 0.0, jnp.nan)), ratios)
+  ratios = jnp.where(touching, jnp.where(variances > 0, jnp.inf, jnp.where(variances[:, None] > 0, 0.0, jnp.nan)),
+                     ratios)
   number = jnp.sum(pairs, dtype=z.dtype)
   mean = jnp.sum(jnp.where(pairs, ratios, 0.0)) / jnp.maximum(number, 1)
   return jnp.where(number > 0, mean, jnp.nan)

@@ -1,7 +1,9 @@
 """Representational similarity analysis on cosine distances (Kriegeskorte, Mur and Bandettini 2008)."""
 
+from __future__ import annotations
+
 import functools
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,11 @@ from jax import lax
 
 from spectral_jax import _arrays
 from spectral_jax.metrics import _moments, _products
+
+if TYPE_CHECKING:
+  from typing import Literal
+
+  from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 
 METHODS = ("pearson", "spearman")
 EXACT_ROWS = 2048  # up to here Spearman's correlation ranks every pair: two million
@@ -23,7 +30,9 @@ class RSA(NamedTuple):
   standard_error: jax.Array
 
 
-def rsa(x, y, *, method="pearson", where=None, axis_name=None, pairs=2**18, key=None):
+def rsa(x: Float[ArrayLike, "n d1"], y: Float[ArrayLike, "n d2"], *, method: Literal["pearson", "spearman"] = "pearson",
+        where: Bool[ArrayLike, " n"] | None = None, axis_name: str | None = None, pairs: int = 2**18,
+        key: PRNGKeyArray | None = None) -> Float[Array, ""]:
   """Correlation, over pairs of examples, of their cosine distances in two representations.
 
   `corr_{i<j}(1 - cos(x_i, x_j), 1 - cos(y_i, y_j))`: 1 if the distances agree up to scale and offset.
@@ -44,11 +53,12 @@ def rsa(x, y, *, method="pearson", where=None, axis_name=None, pairs=2**18, key=
 
   Returns:
     A scalar of at least float32 in [-1, 1]. NaN if all distances of a side are equal (as when fewer than 3 rows
-    count), if a row that counts is zero, which has no cosine (leave it out with `where`), or has NaN or infinite entries.
+    count), if a row that counts is zero, which has no cosine (leave it out with `where`), or has NaN or infinite
+    entries.
 
   Raises:
     TypeError, ValueError: arrays of a wrong type or rank, different numbers of rows, fewer than 3 rows where that is
-    known, an unknown method, Spearman's over a mesh axis, or `pairs` that is no positive multiple of 64.
+    known, an unknown method, Spearman's over a mesh axis, or `pairs` that is not a positive multiple of 64.
 
   >>> import jax
   >>> x = jax.random.normal(jax.random.key(0), (100, 8))
@@ -60,7 +70,9 @@ def rsa(x, y, *, method="pearson", where=None, axis_name=None, pairs=2**18, key=
   return rsa_with_error(x, y, method=method, where=where, axis_name=axis_name, pairs=pairs, key=key).value
 
 
-def rsa_with_error(x, y, *, method="pearson", where=None, axis_name=None, pairs=2**18, key=None):
+def rsa_with_error(x: Float[ArrayLike, "n d1"], y: Float[ArrayLike, "n d2"], *,
+                   method: Literal["pearson", "spearman"] = "pearson", where: Bool[ArrayLike, " n"] | None = None,
+                   axis_name: str | None = None, pairs: int = 2**18, key: PRNGKeyArray | None = None) -> RSA:
   """`rsa` with the standard error that sampling pairs gave it: `RSA(value, standard_error)`.
 
   The error is 0 for Pearson's, and for Spearman's up to 2,048 rows, which count every pair. Beyond, it is the standard
@@ -85,8 +97,8 @@ def rsa_with_error(x, y, *, method="pearson", where=None, axis_name=None, pairs=
     return RSA(value, value * 0)
   if axis_name is not None:
     raise ValueError(
-        f"method='spearman' needs all rows on one device, got axis_name={axis_name!r}; take method='pearson', or call it "
-        "outside shard_map")
+        f"method='spearman' needs all rows on one device, got axis_name={axis_name!r}; take method='pearson', or call "
+        "it outside shard_map")
   if isinstance(pairs, bool) or not isinstance(pairs, int) or pairs < 1 or pairs % GROUPS:
     raise ValueError(f"pairs must be a positive multiple of {GROUPS}, got {pairs!r}; 2**18 is the default")
   if x.shape[0] <= EXACT_ROWS:

@@ -1,15 +1,23 @@
 """Accuracy of k nearest neighbors by cosine similarity (Wu et al. 2018, arXiv 1805.01978, unweighted votes)."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import jax.numpy as jnp
 from jax import lax
 
 from spectral_jax import _arrays, _eager
 
+if TYPE_CHECKING:
+  from jaxtyping import Array, ArrayLike, Float, Int
+
 TILE_ENTRIES = 2 ** 24  # similarities alive at once: 64 MiB of float32
 
 
 @_eager.compiled("k")
-def knn_accuracy(train_z, train_y, test_z, test_y, *, k=20):
+def knn_accuracy(train_z: Float[ArrayLike, "n d"], train_y: Int[ArrayLike, " n"], test_z: Float[ArrayLike, "m d"],
+                 test_y: Int[ArrayLike, " m"], *, k: int = 20) -> Float[Array, ""]:
   """Share of test rows whose class wins the vote of their `k` nearest training rows.
 
   Rows are compared by cosine similarity. Ties between classes go to the class of the nearest neighbor among the

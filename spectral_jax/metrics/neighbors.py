@@ -1,6 +1,9 @@
 """Alignment of two representations by their nearest neighbors (Huh et al. 2024, arXiv 2405.07987)."""
 
+from __future__ import annotations
+
 import functools
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -9,14 +12,17 @@ from jax import lax
 from spectral_jax import _arrays
 from spectral_jax.metrics import _products
 
+if TYPE_CHECKING:
+  from jaxtyping import Array, ArrayLike, Float
+
 TILE_ENTRIES = 2 ** 22  # similarities of one side alive at once: 16 MiB of float32
 
 
-def mutual_knn(x, y, *, k=10):
+def mutual_knn(x: Float[ArrayLike, "n d1"], y: Float[ArrayLike, "n d2"], *, k: int = 10) -> Float[Array, ""]:
   """Mean share of an example's `k` nearest neighbors that two representations agree on.
 
-  `mean_i |N_k^x(i) & N_k^y(i)| / k`, `N_k(i)` the k other rows of greatest cosine with row i: 1 if the neighborhoods are
-  the same, about `k / (n - 1)` for unrelated ones. Memory is linear in n.
+  `mean_i |N_k^x(i) & N_k^y(i)| / k`, `N_k(i)` the k other rows of greatest cosine with row i: 1 if the neighborhoods
+  are the same, about `k / (n - 1)` for unrelated ones. Memory is linear in n.
 
   Args:
     x: `(n, d_x)` one representation; a zero row has cosine 0 with every other.

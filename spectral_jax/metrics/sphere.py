@@ -3,17 +3,26 @@
 Notation: `u_i`, `v_i` are unit rows, a positive pair; `r^2 = ||x - y||^2 = 2 - 2 x.y`.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from spectral_jax import _arrays, _eager
 
+if TYPE_CHECKING:
+  from jaxtyping import Array, ArrayLike, Float
+
+  from spectral_jax._types import Scalar
+
 TILE = 512  # anchor rows whose similarities are alive at once
 
 
 @_eager.compiled("alpha")
-def alignment(u, v, *, alpha=2):
+def alignment(u: Float[ArrayLike, "n d"], v: Float[ArrayLike, "n d"], *, alpha: Scalar = 2) -> Float[Array, ""]:
   """Mean distance between positives, `mean_i ||u_i - v_i||^alpha`; 0 is perfect.
 
   Args:
@@ -41,7 +50,7 @@ def alignment(u, v, *, alpha=2):
 
 
 @_eager.compiled(t=_arrays.positive)
-def uniformity(z, *, t=2):
+def uniformity(z: Float[ArrayLike, "n d"], *, t: Scalar = 2) -> Float[Array, ""]:
   """Log of the mean Gaussian potential between rows, `log mean_{i<j} exp(-t ||z_i - z_j||^2)`; lower is more uniform.
 
   Memory is linear in n: similarities are formed a few hundred rows at a time, in the gradient as well.

@@ -5,8 +5,11 @@ A `Stream` holds five pure functions, as an optimizer of optax holds two. Its st
 loses nothing in float32: `_moments.py`.
 """
 
+from __future__ import annotations
+
 import functools
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +22,8 @@ class Stream(NamedTuple):
 
   - `init(d_x, d_y, dtype=jnp.float32)`: the state that has seen no row, for widths `d_x` and `d_y`; batches are
     converted to `dtype`.
-  - `update(state, x, y, where=None)`: the state with a batch of any size added: `x` `(b, d_x)`, `y` `(b, d_y)` paired row
-    by row, `where` `(b,)` bool the rows that count.
+  - `update(state, x, y, where=None)`: the state with a batch of any size added: `x` `(b, d_x)`, `y` `(b, d_y)` paired
+    row by row, `where` `(b,)` bool the rows that count.
   - `merge(one, other)`: the state that has seen the rows of both.
   - `psum(state, axis_name)`: inside `shard_map`, the state that has seen every device's rows, the same on each.
   - `finish(state)`: the value.
@@ -34,7 +37,7 @@ class Stream(NamedTuple):
 
 
 @functools.cache
-def streaming_cka(*, unbiased=False):
+def streaming_cka(*, unbiased: bool = False) -> Stream:
   """`linear_cka` as a `Stream`: the value does not depend on how rows are divided into batches, but for rounding.
 
   The states of both forms are the same: one pass gives both, with `finish` of the one and of the other.
@@ -43,10 +46,11 @@ def streaming_cka(*, unbiased=False):
     unbiased: as in `linear_cka`.
 
   Returns:
-    A `Stream`. Its `finish` gives a scalar: NaN before the second row (the fourth, unbiased), and where `linear_cka` is NaN.
+    A `Stream`. Its `finish` gives a scalar: NaN before the second row (the fourth, unbiased), and where `linear_cka` is
+    NaN.
 
   Raises:
-    TypeError, ValueError: `init` for widths that are no positive integers; `update` for arrays of a wrong type, or of
+    TypeError, ValueError: `init` for widths that are not positive integers; `update` for arrays of a wrong type, or of
     another width than the state's, or different numbers of rows; `merge` for states of different widths.
 
   >>> import jax
@@ -65,7 +69,7 @@ def streaming_cka(*, unbiased=False):
 
 
 @functools.cache
-def streaming_rsa():
+def streaming_rsa() -> Stream:
   """`rsa`, Pearson's, as a `Stream`.
 
   Returns, Raises: as `streaming_cka`; `finish` is NaN before the third row, and where `rsa` is NaN.
@@ -100,7 +104,8 @@ def _update(state, x, y, where=None, *, unit):
   widths = tuple(r.shape[0] for r in state.reference)
   if (x.shape[1], y.shape[1]) != widths:
     raise ValueError(
-        f"x and y must have the state's widths {widths}, got {x.shape} and {y.shape}; start with init(d_x, d_y) of their widths")
+        f"x and y must have the state's widths {widths}, got {x.shape} and {y.shape}; start with init(d_x, d_y) of "
+        "their widths")
   dtype = state.mean[0].dtype
   return _jitted_update(state, x.astype(dtype), y.astype(dtype), where, unit=unit)
 

@@ -4,8 +4,11 @@ The inner product of two uniform points on the unit sphere of R^d has density `c
 `c_d = Gamma(d/2) / (sqrt(pi) Gamma((d-1)/2))`: it is `2 Beta((d-1)/2, (d-1)/2) - 1`.
 """
 
+from __future__ import annotations
+
 import functools
 import math
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -14,19 +17,22 @@ from jax import lax
 
 from spectral_jax import _arrays
 
+if TYPE_CHECKING:
+  from jaxtyping import Array, ArrayLike, Float
+
 CELLS = 4096  # of equal probability under the law
 TILE = 128  # rows whose cosines are alive at once
 
 
-def wasserstein_uniformity(z):
+def wasserstein_uniformity(z: Float[ArrayLike, "n d"]) -> Float[Array, ""]:
   """Wasserstein-1 distance between the cosines of all pairs of rows and their law for uniform points; 0 is uniform.
 
-  `W_1 = integral |F_n(x) - F(x)| dx`, `F_n` the distribution function of the cosines `z_i.z_j`, i < j, and `F` that of the
-  inner product of two uniform points on the sphere of R^d.
+  `W_1 = integral |F_n(x) - F(x)| dx`, `F_n` the distribution function of the cosines `z_i.z_j`, i < j, and `F` that of
+  the inner product of two uniform points on the sphere of R^d.
 
-  The integral is taken over 4,096 cells of equal probability, which the law's exact quantiles bound, from the number and
-  the sum of the cosines in each. It is exact but for cells inside which `F_n` crosses `F`: those add an error of at most a
-  4,096th of their width each. No sampling; memory is linear in n.
+  The integral is taken over 4,096 cells of equal probability, which the law's exact quantiles bound, from the number
+  and the sum of the cosines in each. It is exact but for cells inside which `F_n` crosses `F`: those add an error of at
+  most a 4,096th of their width each. No sampling; memory is linear in n.
 
   Args:
     z: `(n, d)` embeddings, d >= 2; rows are L2-normalized inside, a zero row stays zero.
@@ -37,14 +43,14 @@ def wasserstein_uniformity(z):
 
   Raises:
     TypeError, ValueError: `z` is not a floating-point matrix, or has one column: in R^1 there are two unit points, and
-    their product's law is no density.
+    the law of their product has no density.
 
   >>> import jax
   >>> z = jax.random.normal(jax.random.key(0), (1000, 16))
-  >>> print(f"{wasserstein_uniformity(z):.3f} {wasserstein_uniformity(z + 1):.3f} {wasserstein_uniformity(z * 0 + 1):.3f}")
+  >>> print(*(f"{wasserstein_uniformity(x):.3f}" for x in (z, z + 1, z * 0 + 1)))
   0.000 0.500 1.000
 
-  Reference: the measure is of arXiv 2405.18045, whose code draws its uniform points anew.
+  Reference: the measure is of arXiv 2405.18045, whose code draws new uniform points at each call.
   """
   z = _arrays.matrix("z", z)
   if z.shape[1] < 2:
@@ -87,7 +93,7 @@ def _law(d):
   return nodes, nodes[1:] / CELLS - np.diff(partial)
 
 
-def quantiles(levels, d):
+def quantiles(levels: Float[ArrayLike, " k"], d: int) -> Float[np.ndarray, " k"]:
   """The x with `F(x) = level` for the inner product of two uniform points on the sphere of R^d, d >= 2, in float64.
 
   NumPy, not JAX: levels and d are known when a program is built. Newton's steps in the angle `asin x`, inside a bracket

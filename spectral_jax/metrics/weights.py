@@ -1,5 +1,9 @@
 """How far the parameters of two models of one architecture are apart."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -7,12 +11,16 @@ from jax import lax
 from spectral_jax import _arrays
 from spectral_jax.metrics import _moments
 
+if TYPE_CHECKING:
+  from jaxtyping import Array, ArrayLike, Float, PyTree
 
-def weight_gap(params_a, params_b):
+
+def weight_gap(params_a: PyTree[Float[ArrayLike, "..."]],
+               params_b: PyTree[Float[ArrayLike, "..."]]) -> Float[Array, ""]:
   """Mean over the parameter arrays of their distance by their mean size.
 
-  `mean_l ||w_l - w'_l||_F / (0.5 (||w_l||_F + ||w'_l||_F))`: 0 for equal parameters, about 1.41 for unrelated ones of equal
-  size, 2 at most. Each array of the tree, bias and scale too, is one l.
+  `mean_l ||w_l - w'_l||_F / (0.5 (||w_l||_F + ||w'_l||_F))`: 0 for equal parameters, about 1.41 for unrelated ones of
+  equal size, 2 at most. Each array of the tree, bias and scale too, is one l.
 
   Args:
     params_a: a pytree of floating-point arrays, such as Flax parameters.
@@ -25,14 +33,16 @@ def weight_gap(params_a, params_b):
     TypeError: an array that is not floating-point. ValueError: no array, or structures or shapes that differ.
 
   >>> import jax.numpy as jnp
-  >>> print(weight_gap({"kernel": jnp.ones(4), "bias": jnp.zeros(2)}, {"kernel": 3 * jnp.ones(4), "bias": jnp.zeros(2)}))
+  >>> params = {"kernel": jnp.ones(4), "bias": jnp.zeros(2)}
+  >>> print(weight_gap(params, {**params, "kernel": 3 * jnp.ones(4)}))
   0.5
 
   Reference: arXiv 2510.08852.
   """
   a, b = jax.tree.structure(params_a), jax.tree.structure(params_b)
   if a != b:
-    raise ValueError(f"params_a and params_b must have the same structure, got {a} and {b}; compare models of one architecture")
+    raise ValueError(f"params_a and params_b must have the same structure, got {a} and {b}; compare models of one "
+                     "architecture")
   named = jax.tree_util.tree_leaves_with_path(params_a)
   if not named:
     raise ValueError("params_a must hold at least one array, got none")
@@ -56,7 +66,7 @@ def _gap(a, b):
     return jnp.zeros((), jnp.promote_types(a.dtype, b.dtype))
   scale = _moments.power_of_two(lax.stop_gradient(jnp.maximum(jnp.max(jnp.abs(a)), jnp.max(jnp.abs(b)))))
   a, b = a / scale, b / scale  # exact; squares then neither overflow nor vanish
-  apart, *sizes = (_root(_moments.total((w * w))) for w in (a - b, a, b))
+  apart, *sizes = (_root(_moments.total(w * w)) for w in (a - b, a, b))
   size = (sizes[0] + sizes[1]) / 2
   return jnp.where(size == 0, 0.0, apart / jnp.where(size == 0, 1.0, size))
 

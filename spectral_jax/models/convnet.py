@@ -1,11 +1,17 @@
 """A small convolutional encoder for tiny images (8x8 digits): three 3x3 convolutions, the last two of stride 2."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 
-from spectral_jax.models.resnet import batch_norm, convolution
+from spectral_jax.models.convolution import convolution
+from spectral_jax.models.resnet import batch_norm
+
+if TYPE_CHECKING:
+  from jaxtyping import Array, Float
 
 
 class ConvNet(nn.Module):
@@ -18,7 +24,7 @@ class ConvNet(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x, train):
+  def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b f"]:
     x = x.astype(self.dtype)
     for i, channels in enumerate((32, 64, 128)):
       x = convolution(round(channels * self.width), 3, 1 if i == 0 else 2, dtype=self.dtype, name=f"conv{i + 1}")(x)

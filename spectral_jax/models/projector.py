@@ -1,11 +1,16 @@
 """The projector: the small MLP between features and the loss (Chen et al. 2020, arXiv 2002.05709, section 4.2)."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 
 from spectral_jax.models.resnet import batch_norm
+
+if TYPE_CHECKING:
+  from jaxtyping import Array, Float
 
 
 class Projector(nn.Module):
@@ -22,7 +27,7 @@ class Projector(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x, train):
+  def __call__(self, x: Float[Array, "b f"], train: bool) -> Float[Array, "b p"]:
     features = x.shape[-1]
     x = x.astype(self.dtype)
     for i in range(self.layers - 1):

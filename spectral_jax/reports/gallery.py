@@ -1,10 +1,11 @@
-"""Chooses what the pictures of a run show and draws them."""
+"""Chooses what the pictures of a run show, draws them, and keeps what they show for the report."""
 
 import jax
 import numpy as np
 
 from spectral_jax import spectrum
 from spectral_jax._arrays import unit_rows
+from spectral_jax.data.decode import resize
 from spectral_jax.evaluation import split_images, spread
 from spectral_jax.mesh import local
 from spectral_jax.reports import pictures
@@ -12,22 +13,74 @@ from spectral_jax.workdir.folder import is_lead
 from spectral_jax.workdir.logs import read_metrics
 
 PAIRS, QUERIES, NEIGHBORS = 10, 8, 8
+ARRAYS = "report.npz"
+# Points of the map of the test set; side of the small images that the report shows.
+POINTS, SIDE = 600, 64
 
 
-def draw(run, state, folder, summary, trained, initial):
-  """Writes the four pictures; `trained` and `initial` are `summary.Described`."""
+def draw(run, state, folder, summary, described):
+  """Writes the four pictures and the arrays of the report.
+
+  `described` maps every learner and "random_init" to its `summary.Described`, the main learner first.
+  """
+  trained, initial = next(iter(described.values())), described["random_init"]
   # Every process reads and computes, and the lead draws.
   shown, near = pairs(run, state), neighbors(run.dataset, trained)
   if not is_lead():
     return
-  pictures.save_curves(folder / "curves.png", read_metrics(folder), summary["raw_pixels"]["knn_accuracy"])
-  pictures.save_spectrum(folder / "spectrum.png", {
+  spectra = {
       name: (spectrum.eigenvalues(z), float(spectrum.effective_rank(z))) for name, z in (
           ("embedding, after the projector", trained.embedding),
           ("features, before it", unit_rows(trained.test)),
-          ("embedding of the untrained model", initial.embedding))})
+          ("embedding of the untrained model", initial.embedding))}
+  pictures.save_curves(folder / "curves.png", read_metrics(folder), summary["raw_pixels"]["knn_accuracy"])
+  pictures.save_spectrum(folder / "spectrum.png", spectra)
   pictures.save_pairs(folder / "augmented_pairs.png", *shown)
   pictures.save_neighbors(folder / "neighbors.png", *near)
+  maps = {name: of_map(one, run.dataset.test.labels) for name, one in described.items() if name != "random_init"}
+  save_arrays(folder / ARRAYS, spectra, shown, near, maps)
+
+
+def of_map(described, labels):
+  """Coordinates `(n, 2)` on the first two principal components of the test features, their labels, and their share.
+
+  The sign of a component is that which makes its largest loading positive.
+  """
+  some = spread(len(described.test), POINTS)
+  z = np.asarray(unit_rows(described.test[some]), np.float64)
+  left, values, right = np.linalg.svd(z - z.mean(axis=0), full_matrices=False)
+  signs = np.sign(right[np.arange(len(right)), np.abs(right).argmax(axis=1)])
+  coordinates = np.zeros((len(z), 2))
+  count = min(2, len(values))
+  coordinates[:, :count] = (left * values * signs)[:, :count]
+  share = float((values[:2] ** 2).sum() / max((values ** 2).sum(), 1e-30))
+  return coordinates.astype(np.float32), labels[described.test_indices[some]], share
+
+
+def save_arrays(path, spectra, shown, near, maps):
+  """Keeps what the report shows, images at most `SIDE` pixels wide."""
+  queries, query_labels, neighbors, neighbor_labels, class_names = near
+  arrays = {"images": small(shown[0]), "views": small(shown[1]), "queries": small(queries), "neighbors": small(neighbors),
+            "query_labels": query_labels, "neighbor_labels": neighbor_labels, "class_names": np.array(class_names, str),
+            "spectra": np.array(list(spectra), str), "maps": np.array(list(maps), str),
+            "ranks": np.array([rank for _, rank in spectra.values()])}
+  for i, (values, _) in enumerate(spectra.values()):
+    arrays[f"spectrum_{i}"] = np.asarray(values, np.float32) / max(float(np.sum(values)), 1e-30)
+  for i, (coordinates, labels, share) in enumerate(maps.values()):
+    arrays |= {f"map_{i}": coordinates, f"map_labels_{i}": labels, f"map_share_{i}": np.float32(share)}
+  part = path.with_name(path.name + ".part")
+  with open(part, "wb") as file:
+    np.savez_compressed(file, **arrays)
+  part.replace(path)
+
+
+def small(images):
+  """Images `(..., h, w, c)` in [0, 1] as uint8, at most `SIDE` pixels wide."""
+  pixels = np.round(np.clip(images, 0, 1) * 255).astype(np.uint8)
+  if pixels.shape[-2] <= SIDE:
+    return pixels
+  flat = [resize(image, SIDE) for image in pixels.reshape(-1, *pixels.shape[-3:])]
+  return np.stack(flat).reshape(*pixels.shape[:-3], SIDE, SIDE, pixels.shape[-1])
 
 
 def pairs(run, state):

@@ -1,4 +1,6 @@
-"""The pictures that a run leaves: its curves, its augmented pairs, its spectrum, its nearest neighbors."""
+"""The pictures that a run leaves: its curves, its augmented pairs, its spectrum, its nearest neighbors, its learners."""
+
+import itertools
 
 import matplotlib
 import numpy as np
@@ -59,12 +61,79 @@ def save_curves(path, records, baseline=None):
       axis.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     for axis in axes.flat[len(panels):]:
       axis.set_visible(False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _series(records, key):
   points = [(r["step"], r[key]) for r in records if key in r and np.isfinite(r[key])]
   return [list(part) for part in zip(*points)] if points else [[], []]
+
+
+# Panels of the learners' alignment: title, the metric, whether its bound stands beside it.
+ALIGNED = (
+    ("Accuracy of nearest neighbors (test set)", "knn_accuracy", False),
+    ("CKA of the features (test set)", "test_encoder_cka", False),
+    ("RSA of the features (test set)", "test_encoder_rsa", False),
+    ("Mutual nearest neighbors of the features (test set)", "test_encoder_mutual_knn", False),
+    ("Weight gap", "weight_gap", False),
+    ("CKA of the projections (test set)", "test_projector_cka", False),
+    ("CKA of similarities, lower bound dotted", "similarity_cka", True),
+    ("Drift of similarities, theorem dotted", "similarity_drift", True),
+    ("Contrastive loss over label-aware, bound dotted", "loss_gap", True))
+
+
+def save_alignment(path, records):
+  """Draws each metric of learners and pairs over the steps, a line for each; bounds are dotted."""
+  keys = dict.fromkeys(key for record in records for key in record)
+  with style():
+    figure = Figure(figsize=(13, 9.6), layout="constrained")
+    axes = figure.subplots(3, 3)
+    colors = _owner_colors(keys)
+    for axis, (title, metric, bounded) in zip(axes.flat, ALIGNED):
+      for owner in [key.partition("/")[0] for key in keys if key.partition("/")[2] == metric]:
+        steps, values = _series(records, f"{owner}/{metric}")
+        axis.plot(steps, values, color=colors[owner], label=owner.replace("~", " ~ "), marker="." if len(steps) < 30 else None)
+        if bounded:
+          axis.plot(*_series(records, f"{owner}/{metric}_bound"), color=colors[owner], linestyle=":")
+      if metric == "similarity_drift":
+        axis.set_yscale("log")
+      axis.set(title=title, xlabel="step")
+      axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    for axis, place in ((axes[0, 0], "outside upper center"), (axes[0, 1], "outside lower center")):  # learners; pairs
+      handles, names = axis.get_legend_handles_labels()
+      figure.legend(handles, names, fontsize=8, ncols=6, loc=place)
+    save(figure, path)
+
+
+def _owner_colors(keys):
+  """A color for each learner, and for each pair."""
+  owners = dict.fromkeys(key.partition("/")[0] for key in keys if "/" in key)
+  palettes = {side: itertools.cycle(matplotlib.colormaps["tab10"].colors) for side in (True, False)}
+  return {owner: next(palettes["~" in owner]) for owner in owners}
+
+
+def save_heatmaps(path, values):
+  """Draws a matrix of the learners for each measure; `values` maps a measure to `{"a~b": value}`."""
+  names = list(dict.fromkeys(name for pairs in values.values() for pair in pairs for name in pair.split("~")))
+  with style():
+    figure = Figure(figsize=(3.1 + 0.75 * len(names) * 3, 1.6 + 0.62 * len(names) * 2), layout="constrained")
+    axes = figure.subplots(2, -(-len(values) // 2), squeeze=False)
+    for axis, (title, pairs) in zip(axes.flat, values.items()):
+      matrix = np.full((len(names), len(names)), np.nan)
+      for pair, value in pairs.items():
+        i, j = (names.index(name) for name in pair.split("~"))
+        matrix[i, j] = matrix[j, i] = value
+      axis.imshow(matrix, cmap="Blues", vmin=0, vmax=1)
+      for (i, j), value in np.ndenumerate(matrix):
+        if i != j:
+          axis.text(j, i, f"{value:.2f}", ha="center", va="center", color="white" if value > 0.6 else INK, fontsize=8)
+      axis.set_title(title)
+      axis.set_xticks(range(len(names)), names, rotation=30, ha="right")
+      axis.set_yticks(range(len(names)), names)
+      axis.grid(False)
+    for axis in axes.flat[len(values):]:
+      axis.set_visible(False)
+    save(figure, path)
 
 
 def save_pairs(path, originals, views):
@@ -78,7 +147,7 @@ def save_pairs(path, originals, views):
         _image(axis, image)
       axes[row, 0].set_ylabel(name, rotation=0, ha="right", va="center")
     figure.suptitle("What the loss pulls together: two views of each image", fontsize=10, fontweight="bold", color=INK)
-    _save(figure, path)
+    save(figure, path)
 
 
 def save_spectrum(path, spectra):
@@ -92,7 +161,7 @@ def save_spectrum(path, spectra):
     axis.set(title="Spectrum on the test set", xlabel="eigenvalue, from the largest", ylabel="share of the trace",
              xscale="log", yscale="log", ylim=(1e-6, 1.3))
     axis.legend()
-    _save(figure, path)
+    save(figure, path)
 
 
 def save_neighbors(path, queries, query_labels, neighbors, neighbor_labels, class_names):
@@ -116,7 +185,7 @@ def save_neighbors(path, queries, query_labels, neighbors, neighbor_labels, clas
     axes[0, 0].set_title("test", fontsize=9, loc="center")
     figure.suptitle("Nearest training images by cosine similarity of the features", fontsize=10, fontweight="bold",
                     color=INK)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _image(axis, image, frame=None):
@@ -131,7 +200,7 @@ def _image(axis, image, frame=None):
       spine.set(color=frame, linewidth=2)
 
 
-def _save(figure, path):
+def save(figure, path):
   """The picture appears whole or not at all, the same bytes from the same numbers."""
   part = path.with_name(path.name + ".part")
   figure.savefig(part, format="png", metadata={"Software": None})
@@ -140,4 +209,4 @@ def _save(figure, path):
 
 def style():
   """The house's look, for the pictures drawn within it."""
-  return matplotlib.rc_context(STYLE)
+  return matplotlib.rc_context(STYLE)  # pyright: ignore[reportArgumentType]

@@ -9,15 +9,19 @@ import numpy as np
 from spectral_jax import spectrum
 from spectral_jax._arrays import unit_rows
 from spectral_jax.evaluation import SCORES, score, split_pixels, spread
-from spectral_jax.reports import gallery
+from spectral_jax.reports import gallery, pairs, report
 from spectral_jax.training.state import variables
 from spectral_jax.workdir import checkpoints
 from spectral_jax.workdir.folder import SUMMARY, is_lead, read_json, worst, write_json
 from spectral_jax.workdir.logs import images_per_second
 
 SCORED = "scores.json"  # what has been scored so far, should the run be stopped meanwhile
-FILES = (("summary.json", "these figures"),
+REPORT = "report.html"
+FILES = ((REPORT, "all of it on one page"),
+         ("summary.json", "these figures"),
          ("curves.png", "loss, accuracy and ranks over training"),
+         ("alignment.png", "how alike the learners are, over training, and the bounds"),
+         ("pairs.png", "how alike every two learners are"),
          ("augmented_pairs.png", "two views of some images"),
          ("spectrum.png", "eigenvalues of the embedding"),
          ("neighbors.png", "nearest training images"),
@@ -27,7 +31,7 @@ FILES = (("summary.json", "these figures"),
 
 
 def opening(run, folder):
-  """Says what will be done, on what, and where it goes."""
+  """Prints what will be trained, on which data and devices, and where the results go."""
   if not is_lead():
     return
   config, data, devices = run.config, run.dataset, run.mesh.devices.ravel()
@@ -55,7 +59,8 @@ def finished_before(run, folder):
   """Repeats the closing table of a run that needs nothing more."""
   summary = read_json(folder / SUMMARY)
   print_table(summary, run.config.eval.shots, folder)
-  print("This run had finished before. Give another --workdir to train anew.")
+  print(f"This run was finished before. Give another --workdir to train again; to go on from its weights with a new "
+        f"schedule add --config.init_from={folder}")
   return summary
 
 
@@ -101,10 +106,15 @@ def closing(run, state, host, folder):
   }
   if len(state.learners) > 1:
     summary["learners"] = {name: {**scored[name], "final_loss": loss[f"{name}/loss"]} for name in state.learners}
-  gallery.draw(run, state, folder, summary, described(first), described("random_init"))
+    summary |= pairs.summary(folder)
+    if is_lead():
+      pairs.draw(folder, summary)
+  names = sorted(state.learners, key=lambda name: name != first)
+  gallery.draw(run, state, folder, summary, {name: described(name) for name in (*names, "random_init")})
   if is_lead():
     write_json(folder / SUMMARY, summary)
     (folder / SCORED).unlink()
+    report.write(folder / REPORT, [folder])
   print_table(summary, run.config.eval.shots, folder)
   return summary
 
@@ -154,12 +164,15 @@ def print_table(summary, shots, folder):
   for one in SCORES:
     title = f"{shots} labels a class" if one.key == "few_shot_accuracy" else one.title
     print(f"{title:24}" + "".join(f"{scores[one.key]:13.4f}" for scores in columns.values()))
+  if "pairs" in summary:
+    pairs.print_table(summary)
   compiling = ", compilation included" if summary["images_per_second_with_compilation"] else ""
   best = "" if summary["best_step"] is None else \
-      f"\nBest in-training kNN {summary['best_knn_accuracy']:.4f} at step {summary['best_step']:,}, whose checkpoint is kept."
+      f"\nBest in-training kNN {summary['best_knn_accuracy']:.4f} at step {summary['best_step']:,}; it is kept."
   print(
       f"\n{summary['train_seconds']:.0f} s of training, {summary['images_per_second']:,.0f} images/s{compiling}, "
-      f"final loss {summary['final_loss']:.4f}, effective rank of the test embedding {summary['effective_rank']:.1f}{best}"
+      f"final loss {summary['final_loss']:.4f}, "
+      f"effective rank of the test embedding {summary['effective_rank']:.1f}{best}"
       f"\n\n{folder}")
   for name, meaning in FILES:
     if (folder / name).exists():

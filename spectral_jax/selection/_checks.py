@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from spectral_jax._arrays import choice, concrete, unit_rows
 
@@ -27,7 +28,7 @@ def check_bank(embeddings, batch_size, name="embeddings"):
   if batch_size > bank.shape[0]:
     raise ValueError(f"batch_size must be at most the number of embeddings, {bank.shape[0]}, got {batch_size}; embed "
                      "more examples or take a smaller batch")
-  if not isinstance(bank, jax.core.Tracer):
+  if not isinstance(bank, Tracer):
     with jax.ensure_compile_time_eval():  # a bank that a jitted function closes over is known while it is traced
       bad = np.flatnonzero(~np.asarray(_finite_rows(bank)))
     if bad.size:
@@ -54,7 +55,8 @@ def scalar(name, value):
   """Returns the number `value`, which may be traced, or raises naming it."""
   if jnp.ndim(value) != 0:
     raise ValueError(f"{name} must be a scalar, got shape {jnp.shape(value)}; use jax.vmap to map over several")
-  if concrete(value) is not None and not math.isfinite(concrete(value)):
+  number = concrete(value)
+  if number is not None and not math.isfinite(number):
     raise ValueError(f"{name} must be finite, got {value}")
   return value
 

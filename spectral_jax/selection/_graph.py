@@ -24,7 +24,7 @@ def in_tiles(of, n):
 def nearest(rows, count):
   """The `count` other rows of largest cosine, nearest first: indices and cosines, `(n, count)` each.
 
-  `rows` are unit rows. Zero rows have no neighbors and are nobody's: their cosine is -inf. n^2 d operations.
+  `rows` are unit rows. Zero rows have no neighbors and are neighbors of none: their cosine is -inf. n^2 d operations.
   """
   n = rows.shape[0]
   directed = jnp.any(rows != 0, axis=1)

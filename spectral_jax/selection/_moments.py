@@ -11,8 +11,8 @@ and, centered, with n = k + 1 and `m' = m + x`,
     ||Sigma||_F^2 = F'/n^2 - 2 m'^T C' m'/n^3 + ||m'||^4/n^4        PR = tr^2 / ||Sigma||_F^2
     ||m'||^2 = ||m||^2 + 2 x.m + s        m'^T C' m' = m^T C m + 2 x^T C m + x^T C x + (x.m + s)^2
 
-(two rows always span one direction about their mean: a second element is judged uncentered). So three products with each
-row, `x^T C x`, `x.m` and `x^T C m`, decide every objective.
+(two rows always span one direction about their mean: a second element is judged uncentered). So three products with
+each row, `x^T C x`, `x.m` and `x^T C m`, decide every objective.
 """
 
 from typing import NamedTuple

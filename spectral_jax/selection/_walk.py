@@ -28,7 +28,7 @@ def among_all(key, rows, batch_size, start, costs, update, *, seeds=1):
 
 
 def among_few(key, bank, batch_size, candidates, start, costs, update, *, seeds=1):
-  """Looks at up to `candidates` of what is left, drawn anew for each element: no cost grows with the bank.
+  """Looks at up to `candidates` of what is left, drawn again for each element: no cost grows with the bank.
 
   `costs(state, rows)` is `(candidates,)`; `update(state, k, row)` is the state once `row` `(d,)` is element k. A
   partial Fisher-Yates: `left` holds the examples not yet taken in its first m - k places.

@@ -7,14 +7,22 @@ for their teacher's embeddings; where it holds fewer than `skip + neighbors` oth
 and recursive spectral bisection cuts the graph, in place of METIS, which would be a dependency.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
 
 from spectral_jax.selection import _graph
 from spectral_jax.selection._bisect import bisect
 
+if TYPE_CHECKING:
+  from jaxtyping import Array, Float, Int32, PRNGKeyArray
 
-def b3_order(key, rows, neighbors, skip, cluster_size):
+
+def b3_order(key: PRNGKeyArray, rows: Float[Array, "n d"], neighbors: int, skip: int,
+             cluster_size: int) -> Int32[Array, " n"]:
   """The examples `(n,)` in an order whose runs of `cluster_size` are the communities, these in random order."""
   n = rows.shape[0]
   most = min(skip + neighbors, n - 1)

@@ -6,7 +6,10 @@ clash goes to the batch whose turn comes first, and the next one takes the best 
 with batch `k % batches`: were the first always the same, batches would end unequal.
 """
 
+from __future__ import annotations
+
 from functools import partial
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +21,16 @@ from spectral_jax.selection._draw import distinct
 from spectral_jax.selection._walk import first_best
 from spectral_jax.selection.greedy import products_of_all
 
+if TYPE_CHECKING:
+  from collections.abc import Callable
 
-def grow_greedy(rows, batches, *, objective, target, center):
+  from jaxtyping import Array, Float, Int32, PRNGKeyArray
+
+  from spectral_jax._types import Scalar
+
+
+def grow_greedy(rows: Float[Array, "n d"], batches: int, *, objective: str, target: Scalar | None,
+                center: bool) -> Int32[Array, "batches b"]:
   """Splits `(batches * size, d)` unit rows into batches greedily on the participation ratio; `(batches, size)` indices.
 
   Everything that is left is looked at: `x^T C x` of every row for every batch is kept, `batches * n` numbers, and a
@@ -40,19 +51,20 @@ def grow_greedy(rows, batches, *, objective, target, center):
   return _grow(rows, batches, start, costs, update)
 
 
-def grow_log_det(rows, batches, *, ridge=1e-3):
+def grow_log_det(rows: Float[Array, "n d"], batches: int, *, ridge: Scalar = 1e-3) -> Int32[Array, "batches b"]:
   """Splits rows into batches greedily on their determinants; see `log_det_batch`."""
   gains, inverse = log_det.initial_gains(rows, ridge)
   start = (jnp.tile(gains, (batches, 1)), jnp.tile(inverse, (batches, 1, 1)))
   directed = gains > 0
 
   def update(state, picks, _):
-    return jax.vmap(log_det.shrink, (0, 0, None, 0))(*state, rows, rows[picks])
+    gains, inverse = state
+    return jax.vmap(log_det.shrink, (0, 0, None, 0))(gains, inverse, rows, rows[picks])
 
   return _grow(rows, batches, start, lambda state: jnp.where(directed, -state[0], jnp.inf), update)
 
 
-def grow_hard(rows, batches):
+def grow_hard(rows: Float[Array, "n d"], batches: int) -> Int32[Array, "batches b"]:
   """Splits rows into batches around random seeds: each batch in turn takes what is nearest to its seed."""
   directed = jnp.any(rows != 0, axis=1)
   start = jnp.zeros((batches, rows.shape[0]), rows.dtype)
@@ -63,7 +75,8 @@ def grow_hard(rows, batches):
   return _grow(rows, batches, start, lambda distances: jnp.where(directed, distances, jnp.inf), update)
 
 
-def grow_submodular(rows, batches, *, queries, temperature, ceiling):
+def grow_submodular(rows: Float[Array, "n d"], batches: int, *, queries: int, temperature: Scalar,
+                    ceiling: Scalar) -> Int32[Array, "batches b"]:
   """Splits rows into batches of queries and hard negatives for them; see `submodular_batch`. Looks at all that is left.
 
   The hardness of every row for every query is kept, `batches * queries * n` numbers.
@@ -107,13 +120,14 @@ def _take_turns(cost, free, k):
   return free, jnp.roll(picks, k)
 
 
-def grow_greedy_few(key, rows, batches, *, candidates, objective, target, center):
+def grow_greedy_few(key: PRNGKeyArray, rows: Float[Array, "n d"], batches: int, *, candidates: int, objective: str,
+                    target: Scalar | None, center: bool) -> Int32[Array, "batches b"]:
   """As `grow_greedy`, but each batch in turn looks at `candidates` of what is left (all, once fewer are left).
 
   The batches of a round look at one shared draw of `candidates + batches - 1`, so that also the last in turn has its
   number to choose from; a round costs `batches * that * d^2` and does not grow with the superbatch.
   """
-  n, d = rows.shape
+  n = len(rows)
   size, most = n // batches, min(candidates + batches - 1, n)
 
   def round_of(k, carry):
@@ -152,7 +166,8 @@ def _costs(moments, to, objective, target, center):
   return jax.vmap(partial(_moments.cost, objective=objective, target=target, center=center))(moments, to)
 
 
-def split_pool(key, rows, batches, *, rank, pools, cost):
+def split_pool(key: PRNGKeyArray, rows: Float[Array, "n d"], batches: int, *, rank: Callable[[Array], Array],
+               pools: int, cost: Callable[[Array], Array]) -> Int32[Array, "batches b"]:
   """Of `pools` random splits, the one of best mean cost; `rank` maps `(size, d)` rows to a scalar."""
   n = rows.shape[0]
   orders = jax.vmap(lambda one: jax.random.permutation(one, n))(jax.random.split(key, pools))

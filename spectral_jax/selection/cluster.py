@@ -6,6 +6,10 @@ examples in random order within their cluster; and, so that every example is see
 the clusters: at most `clusters - 1` batches of an epoch hold two clusters or more.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -13,16 +17,20 @@ from jax import lax
 from spectral_jax._arrays import HIGHEST, unit_rows
 from spectral_jax.selection import _graph
 
+if TYPE_CHECKING:
+  from jaxtyping import Array, Float, Int32, PRNGKeyArray
+
 _ROUNDS = 20
 
 
-def cluster_order(key, rows, clusters):
+def cluster_order(key: PRNGKeyArray, rows: Float[Array, "n d"], clusters: int) -> Int32[Array, " n"]:
   """The examples `(n,)`, cluster by cluster; within one, in the order of `rows`."""
   labels, _ = kmeans(key, rows, min(clusters, rows.shape[0]))
   return jnp.argsort(labels, stable=True).astype(jnp.int32)
 
 
-def kmeans(key, rows, clusters):
+def kmeans(key: PRNGKeyArray, rows: Float[Array, "n d"],
+           clusters: int) -> tuple[Int32[Array, " n"], Float[Array, "clusters d"]]:
   """Labels `(n,)` and unit centers `(clusters, d)` of unit rows by spherical k-means: 20 n d clusters operations.
 
   Ties go to the lower label; a cluster that loses all its rows keeps its center.

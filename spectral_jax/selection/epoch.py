@@ -1,6 +1,9 @@
 """An epoch's batches: which rule chooses, and how the choices of different steps share the examples."""
 
+from __future__ import annotations
+
 from functools import partial
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +22,13 @@ from spectral_jax.selection.spectral import split_spectral
 from spectral_jax.selection.uniform import random_batch
 from spectral_jax.spectrum import effective_rank
 
+if TYPE_CHECKING:
+  from typing import Literal
+
+  from jaxtyping import Array, ArrayLike, Float, Int32, PRNGKeyArray
+
+  from spectral_jax._types import Scalar
+
 # These put all of an epoch's examples in one order, and cut it into batches.
 ORDERS = ("cluster", "gcbs", "b3")
 # These split a set of examples, and cannot draw a single batch.
@@ -31,17 +41,21 @@ COMMUNITY = 32
 _SWEEP = 16
 
 
-def epoch_batches(key, embeddings, batch_size, *, rule="greedy", coverage="balanced", candidates=64, objective="max",
-                  target=None, center=False, pools=16, policy="P3", superbatch=16, oversample=2, clusters=10,
-                  neighbors=None, skip=30, cluster_size=None, queries=None, temperature=0.1, ceiling=0.95, chunks=16,
-                  reference=None):
+def epoch_batches(key: PRNGKeyArray, embeddings: Float[ArrayLike, "m d"], batch_size: int, *, rule: str = "greedy",
+                  coverage: Literal["balanced", "oversampled", "independent"] = "balanced", candidates: int | None = 64,
+                  objective: Literal["max", "min", "target"] = "max", target: Scalar | None = None,
+                  center: bool = False, pools: int = 16, policy: Literal["P1", "P2", "P3"] = "P3", superbatch: int = 16,
+                  oversample: int = 2, clusters: int = 10, neighbors: int | None = None, skip: int = 30,
+                  cluster_size: int | None = None, queries: int | None = None, temperature: Scalar = 0.1,
+                  ceiling: Scalar = 0.95, chunks: int = 16,
+                  reference: Float[ArrayLike, "m r"] | None = None) -> Int32[Array, "steps b"]:
   """Builds the `m // batch_size` batches of an epoch.
 
-      "balanced"      a random split into superbatches of `superbatch` batches, whose batches grow together, each in
-                      turn taking from what is left the element of its best gain: every example at most once
-      "oversampled"   the best batch of each random superbatch of `oversample * batch_size` examples; `oversample`
-                      passes over the examples make the epoch, so each is seen at most that often
-      "independent"   every batch drawn from all examples: the highest ranks, uneven visits
+  - "balanced": a random split into superbatches of `superbatch` batches, whose batches grow together, each in turn
+    taking from what is left the element of its best gain: every example at most once;
+  - "oversampled": the best batch of each random superbatch of `oversample * batch_size` examples; `oversample` passes
+    over the examples make the epoch, so each is seen at most that often;
+  - "independent": every batch drawn from all examples: the highest ranks, uneven visits.
 
   A rule that chooses whole batches splits a superbatch as a whole: "pool" keeps the best of `pools` random splits, by
   the mean over its batches; "random" is the random permutation that training uses anyway. "spectral" splits each

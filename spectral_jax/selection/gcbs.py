@@ -6,13 +6,20 @@ space. Ours, where its text could not be read: the quantile is the one that leav
 16; a row keeps at most twice as many, and an entry stays where both its rows keep it; ties are broken at random.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import jax.numpy as jnp
 from jax import lax
 
 from spectral_jax.selection import _graph
 
+if TYPE_CHECKING:
+  from jaxtyping import Array, Bool, Float, Int32
 
-def gcbs_order(rows, neighbors):
+
+def gcbs_order(rows: Float[Array, "n d"], neighbors: int) -> Int32[Array, " n"]:
   """The examples `(n,)` in reverse Cuthill-McKee order of their thresholded similarities."""
   n = rows.shape[0]
   most = min(2 * neighbors, n - 1)
@@ -22,7 +29,7 @@ def gcbs_order(rows, neighbors):
   return cuthill_mckee(indices, edges)[::-1]
 
 
-def cuthill_mckee(neighbors, edges):
+def cuthill_mckee(neighbors: Int32[Array, "n k"], edges: Bool[Array, "n k"]) -> Int32[Array, " n"]:
   """The nodes `(n,)` in Cuthill-McKee order: breadth first, neighbors by rising degree, from a node of least degree.
 
   `neighbors` `(n, k)` names them and `edges` `(n, k)` says which are edges, of an undirected graph. Each component is

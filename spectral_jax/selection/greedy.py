@@ -1,6 +1,9 @@
 """Greedy-m: a batch built element by element, each the best of m candidates for the batch's effective rank."""
 
+from __future__ import annotations
+
 from functools import partial
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +11,18 @@ import jax.numpy as jnp
 from spectral_jax._arrays import HIGHEST
 from spectral_jax.selection import _checks, _moments, _walk
 
+if TYPE_CHECKING:
+  from typing import Literal
 
-def greedy_batch(key, embeddings, batch_size, *, candidates=64, objective="max", target=None, center=False):
+  from jaxtyping import Array, ArrayLike, Float, Int32, PRNGKeyArray
+
+  from spectral_jax._types import Scalar
+  from spectral_jax.selection._moments import Moments, Products
+
+
+def greedy_batch(key: PRNGKeyArray, embeddings: Float[ArrayLike, "m d"], batch_size: int, *,
+                 candidates: int | None = 64, objective: Literal["max", "min", "target"] = "max",
+                 target: Scalar | None = None, center: bool = False) -> Int32[Array, " b"]:
   """Builds a batch greedily on the participation ratio (Greedy-m).
 
   `PR(S) = k^2 / F`, `F = sum_{i,j in S} (x_i . x_j)^2`. The first element is drawn uniformly. Each further one is the
@@ -87,7 +100,8 @@ def _among_all(key, bank, target, *, batch_size, objective, center):
   return _walk.among_all(key, rows, batch_size, start, costs, update)
 
 
-def products_of_all(moments, rows, quadratic, *, center):
+def products_of_all(moments: Moments, rows: Float[Array, "n d"], quadratic: Float[Array, " n"], *,
+                    center: bool) -> Products:
   """`Products` of all rows where `quadratic`, their `x^T C x`, is already known: n x d operations."""
   square = jnp.sum(rows * rows, axis=1)
   if not center:

@@ -1,6 +1,9 @@
 """Hard batches: examples that resemble each other, so that negatives are hard to tell from positives."""
 
+from __future__ import annotations
+
 from functools import partial
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +12,11 @@ from jax import lax
 from spectral_jax._arrays import HIGHEST
 from spectral_jax.selection import _checks
 
+if TYPE_CHECKING:
+  from jaxtyping import Array, ArrayLike, Float, Int32, PRNGKeyArray
 
-def hard_batch(key, embeddings, batch_size):
+
+def hard_batch(key: PRNGKeyArray, embeddings: Float[ArrayLike, "m d"], batch_size: int) -> Int32[Array, " b"]:
   """Takes a random example and its nearest neighbors by cosine.
 
   `S = {seed} + the batch_size - 1 rows of largest x_i . x_seed`. Most published batch selection prefers such batches;

@@ -1,6 +1,9 @@
 """Joint example selection (JEST): chunks drawn by what the learner can still learn, given the chunks before."""
 
+from __future__ import annotations
+
 from functools import partial
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +12,19 @@ from jax import lax
 from spectral_jax._arrays import HIGHEST, choice, positive
 from spectral_jax.selection import _checks, _graph
 
+if TYPE_CHECKING:
+  from typing import Literal
+
+  from jaxtyping import Array, Int32, PRNGKeyArray
+
+  from spectral_jax._types import Scalar, Views
+
 LOSSES = ("softmax", "sigmoid")
 
 
-def jest_batch(key, learner, reference, batch_size, *, chunks=16, temperature=0.1, reference_temperature=None,
-               loss="softmax", bias=-10.0):
+def jest_batch(key: PRNGKeyArray, learner: Views, reference: Views, batch_size: int, *, chunks: int = 16,
+               temperature: Scalar = 0.1, reference_temperature: Scalar | None = None,
+               loss: Literal["softmax", "sigmoid"] = "softmax", bias: Scalar = -10.0) -> Int32[Array, " b"]:
   """Draws a batch in chunks, each with probability proportional to exp(learnability) given what is drawn already.
 
   Learnability is the learner's loss minus the reference's, `r(i | S) = l(i | S) - l_ref(i | S)`: high where the learner
@@ -33,8 +44,8 @@ def jest_batch(key, learner, reference, batch_size, *, chunks=16, temperature=0.
     chunks: parts that the batch is drawn in, 16 as in the paper; at most batch_size.
     temperature: of the learner's similarities, 0.1 as in `losses.info_nce`.
     reference_temperature: of the reference's; None means the same.
-    loss: "softmax" for InfoNCE and its kin, "sigmoid" for SigLIP. With one view for both, s_ii says nothing and the
-      first chunk is uniform.
+    loss: "softmax" for InfoNCE and similar losses, "sigmoid" for SigLIP. With one view for both, s_ii says nothing and
+      the first chunk is uniform.
     bias: of "sigmoid", -10 as SigLIP begins with.
 
   Returns:

@@ -1,6 +1,9 @@
 """Greedy maximization of a determinant: the most probable batch of a determinantal point process, approximately."""
 
+from __future__ import annotations
+
 from functools import partial
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +11,14 @@ import jax.numpy as jnp
 from spectral_jax._arrays import HIGHEST, positive
 from spectral_jax.selection import _checks, _walk
 
+if TYPE_CHECKING:
+  from jaxtyping import Array, ArrayLike, Float, Int32, PRNGKeyArray
 
-def log_det_batch(key, embeddings, batch_size, *, ridge=1e-3):
+  from spectral_jax._types import Scalar
+
+
+def log_det_batch(key: PRNGKeyArray, embeddings: Float[ArrayLike, "m d"], batch_size: int, *,
+                  ridge: Scalar = 1e-3) -> Int32[Array, " b"]:
   """Greedy MAP of the determinantal point process whose kernel is `L = X X^T + ridge I`.
 
   Each step adds the row of largest gain `det L_{S+x} / det L_S = ridge (1 + x^T M^-1 x)`, `M = ridge I + sum_S x x^T`.
@@ -48,15 +57,16 @@ def log_det_batch(key, embeddings, batch_size, *, ridge=1e-3):
 def _log_det(key, bank, ridge, batch_size):
   rows = _checks.directions(bank)
   return _walk.among_all(key, rows, batch_size, initial_gains(rows, ridge), lambda state: -state[0],
-                         lambda state, _, best: shrink(*state, rows, rows[best]))
+                         lambda state, _, best: shrink(state[0], state[1], rows, rows[best]))
 
 
-def initial_gains(rows, ridge):
+def initial_gains(rows: Float[Array, "n d"], ridge: Scalar) -> tuple[Float[Array, " n"], Float[Array, "d d"]]:
   """`x^T M^-1 x` `(n,)` of all rows, and `M^-1`, for the empty batch."""
   return jnp.sum(rows * rows, axis=1) / ridge, jnp.eye(rows.shape[1], dtype=rows.dtype) / ridge
 
 
-def shrink(gains, inverse, rows, new):
+def shrink(gains: Float[Array, " n"], inverse: Float[Array, "d d"], rows: Float[Array, "n d"],
+           new: Float[Array, " d"]) -> tuple[Float[Array, " n"], Float[Array, "d d"]]:
   """Gains and `M^-1` once `new` has been added (Sherman and Morrison)."""
   image = jnp.dot(inverse, new, precision=HIGHEST)
   scale = 1 + jnp.dot(new, image, precision=HIGHEST)

@@ -1,6 +1,9 @@
 """Pool selection: of several random batches, the one whose effective rank is wanted."""
 
+from __future__ import annotations
+
 from functools import partial
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +13,19 @@ from spectral_jax.selection import _checks
 from spectral_jax.selection._draw import distinct
 from spectral_jax.spectrum import effective_rank
 
+if TYPE_CHECKING:
+  from typing import Literal
+
+  from jaxtyping import Array, ArrayLike, Float, Int32, PRNGKeyArray
+
+  from spectral_jax._types import Scalar
+
 POLICIES = ("P1", "P2", "P3")
 
 
-def pool_batch(key, embeddings, batch_size, *, pools=16, policy="P3", target=None, center=False):
+def pool_batch(key: PRNGKeyArray, embeddings: Float[ArrayLike, "m d"], batch_size: int, *, pools: int = 16,
+               policy: Literal["P1", "P2", "P3"] = "P3", target: Scalar | None = None,
+               center: bool = False) -> Int32[Array, " b"]:
   """Draws `pools` random batches and keeps one by its participation ratio `PR = k^2 / sum_{i,j} (x_i . x_j)^2`.
 
       "P1"  the lowest      "P2"  the nearest to target * min(k, d)      "P3"  the highest
@@ -65,7 +77,7 @@ def _rank(rows, center):
   return effective_rank(rows, kind="participation", center=center), empty
 
 
-def pool_costs(ranks, policy, target, most):
+def pool_costs(ranks: Float[Array, " pools"], policy: str, target: Scalar | None, most: int) -> Float[Array, " pools"]:
   """The smaller, the better; `most` is the highest rank that a batch can have."""
   if policy == "P1":
     return ranks

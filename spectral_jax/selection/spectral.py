@@ -10,13 +10,23 @@ batches each, as this one does. Ours: equal parts by recursive bisection, in pla
 repair of the sizes; and only mutual nearest neighbors are edges, so that memory is linear.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import jax.numpy as jnp
 
 from spectral_jax.selection import _graph
 from spectral_jax.selection._bisect import bisect
 
+if TYPE_CHECKING:
+  from jaxtyping import Array, Float, Int32, PRNGKeyArray
 
-def split_spectral(key, rows, batches, *, neighbors, temperature):
+  from spectral_jax._types import Scalar
+
+
+def split_spectral(key: PRNGKeyArray, rows: Float[Array, "n d"], batches: int, *, neighbors: int,
+                   temperature: Scalar) -> Int32[Array, "batches b"]:
   """Splits `(batches * size, d)` unit rows into batches of similar rows; `(batches, size)` indices."""
   n = rows.shape[0]
   size = n // batches

@@ -1,6 +1,9 @@
 """Submodular batches: a few examples ask, and the rest of the batch are negatives that are hard for all of them."""
 
+from __future__ import annotations
+
 from functools import partial
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +11,17 @@ import jax.numpy as jnp
 from spectral_jax._arrays import HIGHEST, positive
 from spectral_jax.selection import _checks, _walk
 
+if TYPE_CHECKING:
+  from typing import Any
 
-def submodular_batch(key, embeddings, batch_size, *, candidates=64, queries=None, temperature=0.1, ceiling=0.95):
+  from jaxtyping import Array, ArrayLike, Float, Int32, PRNGKeyArray
+
+  from spectral_jax._types import Scalar
+
+
+def submodular_batch(key: PRNGKeyArray, embeddings: Float[ArrayLike, "m d"], batch_size: int, *,
+                     candidates: int | None = 64, queries: int | None = None, temperature: Scalar = 0.1,
+                     ceiling: Scalar = 0.95) -> Int32[Array, " b"]:
   """Draws a few queries and adds the examples that raise the queries' InfoNCE loss most.
 
       f(S) = sum_{i in Q} log(1 + sum_{j in S, j != i} h_ij),   h_ij = exp((x_i . x_j - 1) / temperature)
@@ -56,7 +68,7 @@ def submodular_batch(key, embeddings, batch_size, *, candidates=64, queries=None
                      batch_size=batch_size, candidates=candidates, queries=queries)
 
 
-def check_queries(queries, batch_size):
+def check_queries(queries: int | None, batch_size: int) -> int:
   """Returns the number of queries, by default an eighth of the batch; refuses more than the batch holds."""
   if queries is None:
     return max(1, batch_size // 8)
@@ -65,22 +77,22 @@ def check_queries(queries, batch_size):
   return queries
 
 
-def check_ceiling(ceiling):
+def check_ceiling(ceiling: Scalar) -> Scalar:
   """Returns the scalar `ceiling`, or raises naming it."""
   return _checks.scalar("ceiling", ceiling)
 
 
-def hardness(cosines, temperature, ceiling):
+def hardness(cosines: Float[Array, "..."], temperature: Scalar, ceiling: Scalar) -> Float[Array, "..."]:
   """`h_ij` of cosines: `exp((c - 1) / temperature)`, 0 above the ceiling."""
   return jnp.where(cosines <= ceiling, jnp.exp((cosines - 1) / temperature), 0.0)
 
 
-def gains(hard, loads):
+def gains(hard: Float[Array, "queries n"], loads: Float[Array, " queries"]) -> Float[Array, " n"]:
   """What each of n rows adds to f, `(n,)`: `hard` `(queries, n)`, `loads` `(queries,)` the queries' denominators."""
   return jnp.sum(jnp.log1p(hard / loads[:, None]), axis=0)
 
 
-def take(state, k, best, rows, temperature, ceiling):
+def take(state: Any, k: Any, best: Any, rows: Float[Array, "n d"], temperature: Scalar, ceiling: Scalar) -> Any:
   """The queries' hardness `(queries, n)` and denominators `(queries,)` once row `best` is element k of the batch.
 
   The first `queries` elements ask. Rows of the hardness that are not yet known are zero.
@@ -92,7 +104,7 @@ def take(state, k, best, rows, temperature, ceiling):
   return hard.at[k].set(asked, mode="drop"), loads
 
 
-def empty(queries, rows):
+def empty(queries: int, rows: Float[Array, "n d"]) -> Any:
   """The state `take` begins with."""
   return jnp.zeros((queries, rows.shape[0]), rows.dtype), jnp.ones((queries,), rows.dtype)
 
@@ -100,7 +112,7 @@ def empty(queries, rows):
 @partial(jax.jit, static_argnames=("batch_size", "candidates", "queries"))
 def _submodular(key, bank, temperature, ceiling, *, batch_size, candidates, queries):
   if candidates is None:
-    # Rows that gain nothing are many and equal: in random order the first of them is any of them.
+    # Many rows gain nothing, and tie: in random order, so that the first of them is a random one.
     order_key, key = jax.random.split(key)
     order = jax.random.permutation(order_key, bank.shape[0]).astype(jnp.int32)
     rows = _checks.directions(bank)[order]

@@ -1,9 +1,17 @@
 """Batches that a user chose: what an index table has to be."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
+if TYPE_CHECKING:
+  from jaxtyping import ArrayLike, Int, Int32
 
-def check_table(table, size, batch_size):
+
+def check_table(table: Int[ArrayLike, "epochs steps b"], size: int,
+                batch_size: int) -> Int32[np.ndarray, "epochs steps b"]:
   """Returns a user's index table as int32 `(epochs, steps, batch_size)`, or raises saying what is wrong with it.
 
   Args:

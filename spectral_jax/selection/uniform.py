@@ -1,14 +1,20 @@
 """The rule that every other is measured against: examples drawn uniformly."""
 
+from __future__ import annotations
+
 from functools import partial
+from typing import TYPE_CHECKING
 
 import jax
 
 from spectral_jax.selection import _checks
 from spectral_jax.selection._draw import distinct
 
+if TYPE_CHECKING:
+  from jaxtyping import Array, ArrayLike, Float, Int32, PRNGKeyArray
 
-def random_batch(key, embeddings, batch_size):
+
+def random_batch(key: PRNGKeyArray, embeddings: Float[ArrayLike, "m d"], batch_size: int) -> Int32[Array, " b"]:
   """Draws a batch uniformly without repeats; the embeddings only say how many examples there are.
 
   Args:

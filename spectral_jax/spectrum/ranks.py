@@ -5,7 +5,10 @@ Notation: `z` is `(n, d)`; `l_1 >= l_2 >= ...` are the eigenvalues of `z^T z / n
 `stable <= participation <= entropy <= rank` and `entropy <= rankme`.
 """
 
+from __future__ import annotations
+
 from functools import partial
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -13,17 +16,22 @@ from jax import lax
 
 from spectral_jax import _arrays, _eager
 
+if TYPE_CHECKING:
+  from typing import Literal
+
+  from jaxtyping import Array, ArrayLike, Float
+
 KINDS = ("entropy", "rankme", "participation", "stable")
 RANKME_EPSILON = 1e-7  # added to every p, as published (arXiv 2210.02885)
 
 
-def around_mean(z):
+def around_mean(z: Float[Array, "n d"]) -> Float[Array, "n d"]:
   """Subtracts the mean row; rows that are all equal become exactly zero, which a rounded mean would not give."""
   z = z - lax.stop_gradient(z[:1])
   return z - jnp.mean(z, axis=0, keepdims=True)
 
 
-def rescale(z):
+def rescale(z: Float[Array, "n d"]) -> tuple[Float[Array, "n d"], Float[Array, ""]]:
   """`(z / f, f)` with f a power of two near the largest entry: squares then neither overflow nor vanish.
 
   Dividing by a power of two is exact, so that rows that are equal stay equal however the compiler fuses it.
@@ -32,12 +40,12 @@ def rescale(z):
   exponent = jnp.frexp(largest)[1]
   limit = -jnp.finfo(z.dtype).minexp - 1  # beyond it the reciprocal would be flushed to zero
   exponent = jnp.clip(exponent, -limit, limit)
-  # NaN or inf anywhere makes NaN of everything: there is no spectrum, and a decomposition need not say so.
+  # NaN or inf anywhere makes everything NaN: a decomposition need not return NaN for it.
   reciprocal = jnp.where(jnp.isfinite(largest), jnp.ldexp(jnp.ones((), z.dtype), -exponent), jnp.nan)
   return z * reciprocal, jnp.ldexp(jnp.ones((), z.dtype), exponent)
 
 
-def scaled_rows(z, center):
+def scaled_rows(z: Float[Array, "n d"], center: bool) -> tuple[Float[Array, "n d"], Float[Array, ""]]:
   """`(rows, factor)` with `z = factor * rows`, centered if asked, the largest entry near 1."""
   rows, factor = rescale(z)
   if not center:
@@ -56,7 +64,7 @@ def _gram(tall):
 
 
 @_eager.compiled("center")
-def eigenvalues(z, *, center=False):
+def eigenvalues(z: Float[ArrayLike, "n d"], *, center: bool = False) -> Float[Array, " k"]:
   """Eigenvalues of `z^T z / n`, largest first.
 
   They come from the smaller of the two Gram matrices. Their gradient is finite where eigenvalues coincide (there,
@@ -108,7 +116,7 @@ def _eigenvalues_jvp(center, primals, tangents):
 
 
 @_eager.compiled("center")
-def effective_ranks(z, *, center=False):
+def effective_ranks(z: Float[ArrayLike, "n d"], *, center: bool = False) -> dict[str, Float[Array, ""]]:
   """All four effective ranks from one eigendecomposition: a dictionary, `effective_rank` for each kind.
 
   >>> import jax.numpy as jnp
@@ -120,7 +128,9 @@ def effective_ranks(z, *, center=False):
 
 
 @_eager.compiled("kind", "center")
-def effective_rank(z, *, kind="entropy", center=False):
+def effective_rank(z: Float[ArrayLike, "n d"], *,
+                   kind: Literal["entropy", "rankme", "participation", "stable"] = "entropy",
+                   center: bool = False) -> Float[Array, ""]:
   """How many dimensions a representation uses.
 
   With `p = l / sum l`: `entropy` is `exp(-sum p log p)` (the Vendi score of the linear kernel), `participation`
@@ -133,7 +143,7 @@ def effective_rank(z, *, kind="entropy", center=False):
 
   Returns:
     A scalar of at least float32, between 1 and `min(n, d)` (`rankme` may exceed it by its 1e-7); 0 for a matrix of
-    zeros, as a constant matrix is after centring; NaN if `z` holds NaN or inf. It does not depend on the scale of `z`.
+    zeros, as a constant matrix is after centering; NaN if `z` holds NaN or inf. It does not depend on the scale of `z`.
 
   Raises:
     TypeError, ValueError: `z` is not a floating-point matrix, or `kind` is unknown.

@@ -4,7 +4,10 @@ Notation: `z` is `(n, d)`, `Sigma` its covariance with weight 1/n, `s` the shrin
 `A = (1 - s) Sigma + s tr(Sigma)/d I`, so that `A = Sigma` has its trace kept and its condition number bounded.
 """
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +16,20 @@ from jax import lax
 from spectral_jax import _arrays, _eager
 from spectral_jax.spectrum.ranks import scaled_rows
 
+if TYPE_CHECKING:
+  from typing import Literal
+
+  from jaxtyping import Array, ArrayLike, Float
+
+  from spectral_jax._types import Scalar
+
 METHODS = ("zca", "cholesky", "newton_schulz")
 
 
 # The shrinkage sets how many steps Newton and Schulz take: each value is a program of its own.
 @_eager.compiled("method", "shrinkage")
-def whiten(z, *, method="zca", shrinkage=1e-3):
+def whiten(z: Float[ArrayLike, "n d"], *, method: Literal["zca", "cholesky", "newton_schulz"] = "zca",
+           shrinkage: Scalar = 1e-3) -> Float[Array, "n d"]:
   """Whitens the rows of a batch: `(z - mean) W` with `W W^T = A^-1`, `A = (1 - s) Sigma + s tr(Sigma)/d I`.
 
   `zca` takes `W = A^(-1/2)` from an eigendecomposition and stays nearest to `z`; `newton_schulz` finds the same
@@ -76,7 +87,7 @@ def whiten(z, *, method="zca", shrinkage=1e-3):
 
 
 @jax.custom_jvp
-def inverse_root(a):
+def inverse_root(a: Float[Array, "d d"]) -> Float[Array, "d d"]:
   """`A^(-1/2)` of a symmetric positive definite `(d, d)` matrix."""
   return _inverse_root_parts(a)[0]
 
@@ -102,7 +113,7 @@ def _inverse_root_jvp(primals, tangents):
   return root, product(vectors, inner, vectors.T)
 
 
-def newton_schulz(a, shrinkage):
+def newton_schulz(a: Float[Array, "d d"], shrinkage: float) -> Float[Array, "d d"]:
   """`A^(-1/2)` by the coupled Newton-Schulz iteration: `T = (3 I - Z Y)/2, Y <- Y T, Z <- T Z`, matrix products only.
 
   Args:

@@ -2,8 +2,8 @@
 
 Cases of one shape share what is compiled, and none pays for compiling; those of one seed share the initialization and,
 image by image and step by step, the augmentations. The clock counts steps, bank refreshes and selection; evaluation is
-left out. A case that is there already is not run again, one that was stopped goes on, and one that fails is reported and
-costs the others nothing.
+left out. A case that is there already is not run again, one that was stopped goes on, and one that fails is reported
+and costs the others nothing.
 """
 
 import shutil
@@ -19,6 +19,7 @@ from spectral_jax.mesh import make_mesh
 from spectral_jax.training.batches.planner import chosen_table, first_tables
 from spectral_jax.training.checks import check_config
 from spectral_jax.training.loop import train
+from spectral_jax.training.program import static
 from spectral_jax.training.run import prepare
 from spectral_jax.training.state import variables
 from spectral_jax.training.step import named
@@ -40,14 +41,15 @@ def run_cases(cases, folder, *, evaluate=None, mesh=None):
 
   Returns:
     `(results, failures)`: `{name: result}`, a result having "curve" (a list of points with "step", "examples", "seconds"
-    and the scores), "refresh_seconds", "selection_seconds" and the batches' mean ranks; and `{name: message}`.
+    and the scores), "refresh_seconds", "selection_seconds" and the batches' mean ranks, and of its data "dataset",
+    "train_images" and "class_names"; and `{name: message}`.
 
   Raises:
     ConfigError: a case has a config that no run could use; nothing has been run then.
   """
   for config in cases.values():
     check_config(config)
-  missing = [name for name in cases if not (folder / name / RESULT).exists()]
+  missing = _in_order({name: config for name, config in cases.items() if not (folder / name / RESULT).exists()})
   opened, warmed, failures = {}, set(), {}
   for i, name in enumerate(missing):
     started = time.perf_counter()
@@ -58,7 +60,9 @@ def run_cases(cases, folder, *, evaluate=None, mesh=None):
         warmed.add(id(run.program))
       with claim(folder / name, cases[name]) as target:
         train(run, target, evaluate=evaluate or scores_of)
-        result = _read(target, run.config.batch_size)
+        data = run.dataset
+        result = {**_read(target, run.config.batch_size), "dataset": data.name, "train_images": data.train.size,
+                  "class_names": list(data.class_names)}
         write_json(target / RESULT, result)
         shutil.rmtree(target / checkpoints.DIRECTORY)
     except (ConfigError, RunError) as error:
@@ -73,9 +77,21 @@ def run_cases(cases, folder, *, evaluate=None, mesh=None):
   return results, failures
 
 
+def _in_order(cases):
+  """The names, those of one data set and of one program next to each other: few are kept at a time."""
+  order = {}
+  for name, config in cases.items():
+    order.setdefault(_data(config), {}).setdefault(static(config), []).append(name)
+  return [name for programs in order.values() for names in programs.values() for name in names]
+
+
+def _data(config):
+  return config.data.to_json(), config.model_parallel
+
+
 def _open(config, opened, mesh):
   """The case's run; the data set last opened serves for all cases that describe the same."""
-  key = (config.data.to_json(), config.model_parallel)
+  key = _data(config)
   if key not in opened:
     opened.clear()
     opened[key] = open_dataset(config.data), mesh or make_mesh(config.model_parallel)
@@ -84,16 +100,24 @@ def _open(config, opened, mesh):
 
 def scores_of(run, state):
   """Scores the frozen features of the whole test set, of every learner."""
-  data, limits = run.dataset, run.config.eval
-  train, test = spread(data.train.size, limits.train_limit), spread(data.test.size, limits.test_limit)
+  return scores_of_frozen(run, *frozen(run, state))
 
-  def of_one(learner):
-    network = variables(learner)
-    sets = [part for split, chosen in ((data.train, train), (data.test, test))
-            for part in (run.features(network, split, chosen)[0], split.labels[chosen])]
-    return score(*sets, num_classes=len(data.class_names), config=limits)
 
-  scores = {name: of_one(learner) for name, learner in state.learners.items()}
+def frozen(run, state):
+  """`({learner: {part: (features, projections)}}, {part: labels})` of the examples that a run is scored with."""
+  limits, splits = run.config.eval, {"train": run.dataset.train, "test": run.dataset.test}
+  chosen = {"train": spread(splits["train"].size, limits.train_limit),
+            "test": spread(splits["test"].size, limits.test_limit)}
+  found = {name: {part: run.features(variables(learner), splits[part], chosen[part]) for part in splits}
+           for name, learner in state.learners.items()}
+  return found, {part: splits[part].labels[chosen[part]] for part in splits}
+
+
+def scores_of_frozen(run, found, labels):
+  """The scores of every learner; those of the main one stand for the run as well."""
+  scores = {name: score(parts["train"][0], labels["train"], parts["test"][0], labels["test"],
+                        num_classes=len(run.dataset.class_names), config=run.config.eval)
+            for name, parts in found.items()}
   return named(scores) | scores[run.program.main]
 
 
@@ -102,7 +126,8 @@ def _warm_up(run):
   state, table = run.init(), first_tables(run.plan, run.bank).present
   if run.bank:
     chosen_table(run.plan, 0, run.bank.rows(run.bank.refresh(state)))
-  for observed, batch in zip((False, True), run.feed(table[:2], 0)):
+  steps = (False, True) if run.config.diagnostics_every else (False,)
+  for observed, batch in zip(steps, run.feed(table[:len(steps)], 0)):
     state, metrics = run.step(state, batch, observed)
   jax.block_until_ready((state, metrics))
 

@@ -1,4 +1,4 @@
-"""Accuracy over training time, one line a rule, its band the seeds' confidence interval."""
+"""The pictures of studies: means over seeds as lines, their confidence intervals as bands."""
 
 import itertools
 
@@ -7,26 +7,114 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from spectral_jax.evaluation import SCORES
-from spectral_jax.reports.pictures import INK, style
+from spectral_jax.reports.pictures import INK, save, style
 from spectral_jax.studies.intervals import interval
+
+TITLES = {one.key: one.title.capitalize() for one in SCORES}
 
 
 def save_comparison(path, results, targets):
-  """Draws the mean curve of each rule against its mean training time; the targets are dotted."""
+  """Draws the mean curve of each rule against its mean training time; the targets are dotted. Returns the names written."""
   rules = list(dict.fromkeys(result["rule"] for result in results))
-  colors = dict(zip(rules, itertools.cycle(matplotlib.colormaps["tab10"].colors)))
+  curves = {rule: [result["curve"] for result in results if result["rule"] == rule] for rule in rules}
   with style():
     figure = Figure(figsize=(13, 4.0), layout="constrained")
     axes = figure.subplots(1, len(SCORES))
-    for axis, (name, title, _) in zip(axes, SCORES):
-      for rule in rules:
-        curves = [result["curve"] for result in results if result["rule"] == rule]
-        seconds = np.mean([[point["seconds"] for point in curve] for curve in curves], axis=0)
-        means, halves = np.transpose([interval(values) for values in zip(*([p[name] for p in c] for c in curves))])
-        axis.plot(seconds, means, color=colors[rule], marker=".", label=rule)
-        axis.fill_between(seconds, means - halves, means + halves, color=colors[rule], alpha=0.12, linewidth=0)
+    for axis, name in zip(axes, TITLES):
+      _over(axis, curves, name, "seconds")
       if name in targets:
         axis.axhline(targets[name], color=INK, linestyle=":", linewidth=1)
-      axis.set(title=title.capitalize(), xlabel="seconds of training, selection included")
+      axis.set(title=TITLES[name], xlabel="seconds of training, selection included")
     axes[0].legend(fontsize=8)
-    figure.savefig(path)
+    save(figure, path)
+  return [path.name]
+
+
+def save_training(path, curves, metrics, columns=4):
+  """Draws each metric over the steps, a line a setting; `curves` maps a setting to its seeds' curves."""
+  metrics = [metric for metric in metrics if all(metric in p for of_seeds in curves.values() for p in of_seeds[0])]
+  columns = min(columns, max(len(metrics), 1))
+  rows = max(1, -(-len(metrics) // columns))
+  with style():
+    figure = Figure(figsize=(4.2 * columns, 3.0 * rows + 0.2 * len(curves) / columns), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis, metric in zip(axes.flat, metrics):
+      _over(axis, curves, metric, "step")
+      axis.set(title=TITLES.get(metric, metric), xlabel="step")
+    _hide(axes.flat[len(metrics):])
+    _legend(figure, axes.flat[0])
+    save(figure, path)
+  return path.name
+
+
+def save_against(path, key, lines, columns=3):
+  """Draws final values against the values of one key.
+
+  Args:
+    path: of the picture.
+    key: named below the panels.
+    lines: `{panel: {line: [(value, numbers)]}}`, the numbers being those of the seeds; values that are numbers are drawn
+      to scale, others evenly spaced.
+  """
+  columns = min(columns, len(lines))
+  rows = -(-len(lines) // columns)
+  with style():
+    figure = Figure(figsize=(4.2 * columns, 3.2 * rows + 0.4), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    names = list(dict.fromkeys(name for panel in lines.values() for name in panel))
+    colors = _colors(names)
+    for axis, (title, panel) in zip(axes.flat, lines.items()):
+      ticks = list(dict.fromkeys(value for points in panel.values() for value, _ in points))
+      numeric = [_number(value) for value in ticks]
+      places = dict(zip(ticks, range(len(ticks)) if None in numeric else numeric))
+      for name, points in panel.items():
+        means, halves = np.transpose([interval(numbers) for _, numbers in points])
+        _line(axis, [places[value] for value, _ in points], means, halves, colors[name], name)
+      if None not in numeric and min(numeric) > 0 and max(numeric) / min(numeric) >= 8:
+        axis.set_xscale("log", base=2)
+      axis.set_xticks([places[tick] for tick in ticks], [str(tick) for tick in ticks])
+      axis.minorticks_off()
+      axis.set_title(title, fontsize=9)
+      axis.set_xlabel(key)
+    _hide(axes.flat[len(lines):])
+    if len(names) > 1:
+      _legend(figure, max(axes.flat, key=lambda axis: len(axis.lines)))
+    save(figure, path)
+  return path.name
+
+
+def _over(axis, curves, metric, along):
+  """A metric's mean and interval over the points of curves, which have their points at the same steps."""
+  for name, color in _colors(curves).items():
+    of_seeds = curves[name]
+    places = np.mean([[point[along] for point in curve] for curve in of_seeds], axis=0)
+    means, halves = np.transpose([interval(values) for values in zip(*([p[metric] for p in c] for c in of_seeds))])
+    _line(axis, places, means, halves, color, name)
+
+
+def _line(axis, places, means, halves, color, name):
+  axis.plot(places, means, color=color, marker=".", label=name)
+  axis.fill_between(places, means - halves, means + halves, color=color, alpha=0.12, linewidth=0)
+
+
+def _colors(names):
+  palette = "tab10" if len(names) <= 10 else "tab20"
+  return dict(zip(names, itertools.cycle(matplotlib.colormaps[palette].colors)))
+
+
+def _legend(figure, axis):
+  handles, names = axis.get_legend_handles_labels()
+  if names:
+    figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)), fontsize=8)
+
+
+def _hide(axes):
+  for axis in axes:
+    axis.set_visible(False)
+
+
+def _number(value):
+  try:
+    return float(value)
+  except (TypeError, ValueError):
+    return None

@@ -63,7 +63,7 @@ def _measure(run, state, batches, method):
     total += delta @ (g - mean)
     losses.append(float(loss))
     rho.append(float(rho_squared))
-  variance, squared_mean = total / (batches - 1), mean @ mean
+  variance, squared_mean = total / (batches - 1), mean @ mean  # pyright: ignore[reportOperatorIssue]
   return {
       "variance": float(variance), "normalized": float(variance / squared_mean), "squared_mean": float(squared_mean),
       "loss": float(np.mean(losses)), "rho_squared": float(np.mean(rho))}
@@ -76,7 +76,7 @@ def _batches(plan, count):
 
 
 def _jitted(run, method):
-  """The training step's own gradient, of the main learner, with another whitening; flat, with the band's rho beside it."""
+  """The training step's own gradient, of the main learner, with another whitening; flat, and the band's rho."""
   gradient, temperature = run.program.whitened(method), run.hyper.temperature[run.program.main]
 
   @jax.jit

@@ -1,33 +1,64 @@
 """What several seeds say: means, confidence intervals, and what it took to reach a target."""
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import stdtrit
+from scipy.stats import rankdata
 
 from spectral_jax.evaluation import SCORES
 
+if TYPE_CHECKING:
+  from collections.abc import Mapping, Sequence
+  from typing import Any
 
-def interval(values):
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
   """Returns `(mean, half)`: the mean and half the width of its 95% confidence interval; NaN for one value.
 
   >>> mean, half = interval([1.0, 2.0, 3.0])
   >>> print(f"{mean:.3f} {half:.3f}")
   2.000 2.484
   """
-  values = np.asarray(values, float)
-  n = len(values)
+  x = np.asarray(values, float)
+  n = len(x)
   if n < 2:
-    return (float(values.mean()) if n else math.nan), math.nan
-  return float(values.mean()), float(stdtrit(n - 1, 0.975) * values.std(ddof=1) / math.sqrt(n))
+    return (float(x.mean()) if n else math.nan), math.nan
+  return float(x.mean()), float(stdtrit(n - 1, 0.975) * x.std(ddof=1) / math.sqrt(n))
 
 
-def first_reaching(curve, name, target):
+def spearman(x, y, *, draws=2000, seed=0):
+  """Returns `(rank correlation, low, high)` with a 95% percentile interval from `draws` resamplings of the pairs.
+
+  NaN where one of the two is constant; resamplings in which it is do not count.
+
+  >>> print("%.2f" % spearman([1, 2, 3, 4, 5], [2, 1, 4, 3, 5])[0])
+  0.80
+  """
+  x, y = np.asarray(x, float), np.asarray(y, float)
+  random = np.random.default_rng(seed)
+  resampled = [_rank_correlation(x[some], y[some]) for some in random.integers(0, len(x), (draws, len(x)))]
+  resampled = [value for value in resampled if not math.isnan(value)]
+  low, high = np.percentile(resampled, (2.5, 97.5)) if resampled else (math.nan, math.nan)
+  return _rank_correlation(x, y), float(low), float(high)
+
+
+def _rank_correlation(x, y):
+  """Pearson's correlation of the ranks, ties sharing the mean of theirs."""
+  a, b = rankdata(x) - (len(x) + 1) / 2, rankdata(y) - (len(y) + 1) / 2
+  length = math.sqrt((a @ a) * (b @ b))
+  return float(a @ b / length) if length else math.nan
+
+
+def first_reaching(curve: Sequence[Mapping[str, Any]], name: str, target: float) -> Mapping[str, Any] | None:
   """The first point of a curve whose `name` is at least `target`, or None."""
   return next((point for point in curve if point[name] >= target), None)
 
 
-def summarize(results, targets):
+def summarize(results: Sequence[Mapping[str, Any]], targets: Mapping[str, float]) -> Any:
   """One row a rule: final scores, differences from `random` seed by seed, and what the targets took.
 
   Args:

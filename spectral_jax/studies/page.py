@@ -1,4 +1,4 @@
-"""The table of a comparison and the page it goes to, made from its stored JSON."""
+"""The tables of a study and the page they go to, made from its stored JSON."""
 
 import math
 import os
@@ -21,12 +21,63 @@ def section(results):
   """Markdown of one comparison, from the content of its `results.json`."""
   about, rows, targets = results["about"], results["summary"], results["targets"]
   return "\n".join([
-      f"`{about['command']}`", "",
-      f"{about['date']}, {about['hardware']}. {about['setting']} Seeds {about['seeds']}; means with 95% confidence "
-      "intervals over seeds (Student's t). Seconds are training time: steps, bank refreshes and selection, without "
-      "evaluation and compilation.", "",
+      *_origin(about, "Seconds are training time: steps, bank refreshes and selection, without evaluation and compilation."),
       *_final(rows), "", *_verdict(rows), "", *_to_targets(rows, targets), "", *_cost(rows), "",
-      f"![Accuracy over training time]({about['picture']})"])
+      *(f"![Accuracy over training time]({picture})" for picture in about["pictures"])])
+
+
+def _origin(about, note):
+  return [f"`{about['command']}`", "",
+          f"{about['date']}, {about['hardware']}. {about['setting']} Seeds {about['seeds']}; means with 95% confidence "
+          f"intervals over seeds (Student's t). {note}", ""]
+
+
+def sweep_section(results):
+  """Markdown of one sweep, from the content of its `results.json`: tables of what is to be shown, and the pictures."""
+  about, rows = results["about"], results["summary"]
+  lines = _origin(about, "Values at the last evaluation.")
+  metrics = list(dict.fromkeys(metric for row in rows.values() for metric in row["metrics"]))
+  alone = [metric for metric in shown(metrics, results["show"]) if "/" not in metric]
+  if alone:
+    lines += [*_values(rows, {metric: metric for metric in alone}, "setting"), ""]
+  for metric in results["show"]:
+    owned = {one.partition("/")[0]: one for one in shown(metrics, [metric]) if "/" in one}
+    if owned:
+      lines += [f"{metric}:", "", *_values(rows, owned, "setting"), ""]
+  if results["failures"]:
+    lines += ["Failed:", "", *(f"- {name}: {why.splitlines()[0]}" for name, why in results["failures"].items()), ""]
+  return "\n".join([*lines, *(f"![{picture}]({picture})" for picture in about["pictures"])]).rstrip()
+
+
+def shown(metrics, names):
+  """Those of `metrics` that are called as in `names`, with or without a learner or a pair before it.
+
+  Of a run of several learners the main one's, which stand without its name for the run, are left out.
+
+  >>> shown(["loss", "a/loss", "a~b/gap", "rank"], ["loss", "gap", "rank"])
+  ['a/loss', 'a~b/gap', 'rank']
+  """
+  found = [metric for name in names for metric in metrics if metric.partition("/")[2] == name or metric == name]
+  owned = {metric.partition("/")[2] for metric in found}
+  return [metric for metric in found if "/" in metric or metric not in owned]
+
+
+def _values(rows, columns, first):
+  """Rows of a table: the settings, and the interval of each column's metric."""
+  lines = [f"| {first} | seeds | " + " | ".join(columns) + " |", "|---|---:|" + "---:|" * len(columns)]
+  for name, row in rows.items():
+    cells = [_significant(row["metrics"][metric]) if metric in row["metrics"] else "" for metric in columns.values()]
+    lines.append(f"| {name} | {row['seeds']} | " + " | ".join(cells) + " |")
+  return lines
+
+
+def _significant(interval):
+  """A value with as many digits as its interval allows, three at least."""
+  mean, half = interval
+  if not math.isfinite(mean):
+    return str(mean)
+  digits = max(0, 3 - math.floor(math.log10(abs(mean)))) if mean and abs(mean) >= 1 else 3
+  return _plain(interval, digits) if abs(mean) < 1e6 else f"{mean:.1e}"
 
 
 def _final(rows):

@@ -8,16 +8,17 @@ from spectral_jax._errors import ConfigError
 from spectral_jax._names import check_name
 from spectral_jax.data import check_data
 from spectral_jax.mesh import check_sharding
-from spectral_jax.models import build_model
+from spectral_jax.models import check_model
 from spectral_jax.selection.epoch import COVERAGES, RULES
+from spectral_jax.training.batches.given import check_files
 from spectral_jax.training.batches.planner import check_bank
 from spectral_jax.training.objective import check_objective, learner_sections, main_name, make_whitening
 from spectral_jax.training.optimizer import make_optimizer, peak_learning_rate, warmup_length
+from spectral_jax.training.start import PARTS
 
 COUNTS = ("microbatches", "model_parallel", "log_every", "checkpoint.every_steps", "checkpoint.keep",
           "eval.batch_size", "eval.knn_k", "eval.knn_limit", "eval.baseline_limit",
           "eval.probe_steps", "eval.shots", "eval.shot_draws", "eval.shot_steps")
-SELECTABLE = tuple(rule for rule in RULES if rule != "jest")  # which needs the embeddings of a reference model
 NOT_NEGATIVE = ("seed", "epochs", "steps", "diagnostics_every", "eval_every_epochs",
                 "eval.train_limit", "eval.test_limit")
 LARGEST_SEED = 2**31 - 1
@@ -41,16 +42,21 @@ def check_config(config):
   if not 0 < config.eval.probe_c < math.inf:
     raise ConfigError(f"config.eval.probe_c must be positive and finite, got {config.eval.probe_c}; 1.0 is the default")
   check_data(config.data, config.augment)
-  check_name("selection.rule", config.selection.rule, SELECTABLE)
+  check_name("init_part", config.init_part, PARTS)
+  if not (config.init_step in ("best", "last") or config.init_step.isdigit()):
+    raise ConfigError(f"config.init_step must be 'best', 'last' or a number of steps, got {config.init_step!r}")
+  check_name("selection.rule", config.selection.rule, (*RULES, "file"))
+  check_files(config.selection)
   check_name("selection.coverage", config.selection.coverage, COVERAGES)
-  build_model(config.model)
+  check_model(config.model, config.data.image_size)
   make_optimizer(config.optimizer)
   peak_learning_rate(config.optimizer, config.batch_size)
   if config.steps and config.optimizer.warmup_steps:
     warmup_length(config.optimizer, config.steps, 0)
   for name, section in learner_sections(config).items():
     if "/" in name:
-      raise ConfigError(f"config.learners has {name!r}; a name must not hold '/', which parts it from its metrics")
+      raise ConfigError(f"config.learners has {name!r}; a name must not contain '/', which separates it from "
+                        "the names of metrics")
     check_objective(section)
   check_name("main_learner", main_name(config), tuple(learner_sections(config)))
   make_whitening(config.whitening)
@@ -74,8 +80,8 @@ def check_batch(config, dataset, mesh):
         f"{shards} devices holds; use a divisor of {batch // shards}")
   if config.microbatches > 1 and batch // config.microbatches < 2:
     raise ConfigError(
-        f"config.microbatches={config.microbatches} cuts a batch of {batch} into single examples, of which batch "
-        "normalization can make nothing; use fewer")
+        f"config.microbatches={config.microbatches} cuts a batch of {batch} into single examples, which batch "
+        "normalization cannot normalize; use fewer")
   largest = int(np.bincount(dataset.train.labels).max())
   if config.eval.shots > largest:
     raise ConfigError(f"config.eval.shots={config.eval.shots} is more than any class has, {largest} training images")

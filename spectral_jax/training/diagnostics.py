@@ -1,9 +1,17 @@
 """What a training step's embeddings say: how large the gradients can be, and how the space is used."""
 
-import jax.numpy as jnp
+import itertools
 
-from spectral_jax import _arrays, metrics, spectrum
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spectral_jax import _arrays, bounds, losses, metrics, spectrum
 from spectral_jax.bounds.batch import batch_report
+from spectral_jax.evaluation import spread
+from spectral_jax.training.objective import learner_sections, learnt_values, temperature_of
+from spectral_jax.training.optimizer import warmup_cosine
+from spectral_jax.training.state import variables
 
 VANISHED = 0.01  # an anchor whose q = 1 - p_positive lies below has all but stopped learning
 
@@ -55,5 +63,74 @@ def diagnostics(u, v, *, temperature):
 
 
 def diagnose(observed):
-  """The diagnostics of one learner's step, a `step.Observed`."""
-  return diagnostics(*observed.embeddings, temperature=observed.temperature)
+  """The diagnostics of one learner's step, a `step.Observed`, and what its objective learns: a temperature, a bias."""
+  learnt = learnt_values(observed.before.params["objective"], observed.temperature)
+  return diagnostics(*observed.embeddings, temperature=learnt.get("temperature", observed.temperature)) | learnt
+
+
+def loss_gap(u, v, labels, *, temperature):
+  """What a batch's contrastive loss exceeds its label-aware form by, at the same embeddings, and the bound on it.
+
+  Means over the anchors that have a negative of another class of `l_CL - l_NSCL` (`losses.dcl`, `losses.nscl`) and of
+  `bounds.anchor_loss_gap_bound`, which holds anchor by anchor.
+
+  Args:
+    u, v: `(b, d)` embeddings of two views.
+    labels: `(b,)` integer classes.
+    temperature: tau > 0.
+
+  Returns:
+    A dictionary of scalars, nats: `loss_gap` and `loss_gap_bound`; both 0 for a batch of one class, which has no gap.
+
+  >>> import jax
+  >>> u, v = jax.random.normal(jax.random.key(0), (2, 32, 8))
+  >>> gap = loss_gap(u, v, jax.numpy.arange(32) % 3, temperature=0.5)
+  >>> bool(0 <= gap["loss_gap"] <= gap["loss_gap_bound"])
+  True
+  """
+  gaps = losses.dcl(u, v, temperature=temperature, reduction="none") - losses.nscl(
+      u, v, labels, temperature=temperature, reduction="none")
+  limits = bounds.anchor_loss_gap_bound(labels, temperature=temperature)
+  counted = jnp.any(labels != labels[0])  # of two classes or more, every anchor has another's
+  mean = lambda x: jnp.mean(jnp.where(counted, x, 0.0))
+  return {"loss_gap": mean(gaps), "loss_gap_bound": mean(limits)}
+
+
+def loss_gaps(run, state):
+  """`loss_gap` of every learner, on a batch of training images seen as the next step would see it.
+
+  Embeddings are those of the network with its running statistics, as at every evaluation.
+  """
+  chosen = spread(run.dataset.train.size, run.config.batch_size)
+  batch = next(iter(run.feed(chosen[None], int(state.step))))
+  views, labels, said = run.views(state, batch), run.labels[batch["index"]], {}
+  for name, learner in state.learners.items():
+    u, v = (run.program.encode(variables(learner), 255 * view)[1] for view in views)
+    gap = _jitted_gap(u, v, labels, run.hyper.temperature[name])
+    said |= {f"{name}/{key}": float(value) for key, value in gap.items()}
+  return said
+
+
+@jax.jit
+def _jitted_gap(u, v, labels, temperature):
+  return loss_gap(u, v, labels, temperature=temperature)
+
+
+def drift_bounds(run, steps):
+  """`bounds.similarity_drift_bound` after that many steps, of each pair of learners that it is about: DCL and NSCL.
+
+  The theorem is on gradient descent on the similarities themselves. The run's step sizes stand for its own, so that a run,
+  which descends in its parameters, may exceed it: reports say so where it happens.
+  """
+  sections, said = learner_sections(run.config), {}
+  taken = jnp.arange(run.total_steps)
+  schedule = warmup_cosine(*(np.asarray(x) for x in (
+      run.hyper.learning_rate, run.hyper.warmup_steps, run.hyper.total_steps)))
+  counts = np.bincount(run.dataset.train.labels)
+  for (a, of_a), (b, of_b) in itertools.combinations(sorted(sections.items()), 2):
+    if {of_a.name, of_b.name} == {"dcl", "nscl"} and not (of_a.kwargs or of_b.kwargs) and (
+        temperature_of(of_a) == temperature_of(of_b)):
+      said[f"{a}~{b}/similarity_drift_bound"] = float(bounds.similarity_drift_bound(
+          jnp.where(taken < steps, schedule(taken), 0.0), batch_size=run.config.batch_size,
+          temperature=temperature_of(of_a), max_class_prior=counts.max() / counts.sum()))
+  return said

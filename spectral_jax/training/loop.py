@@ -12,6 +12,7 @@ from spectral_jax.evaluation import alignment, spread
 from spectral_jax.metrics import knn_accuracy
 from spectral_jax.training.batches.planner import Planner, first_tables
 from spectral_jax.training.batches.tables import of_stored, stored
+from spectral_jax.training.diagnostics import drift_bounds, loss_gaps
 from spectral_jax.training.state import State, variables
 from spectral_jax.training.step import named
 from spectral_jax.workdir import checkpoints
@@ -42,6 +43,8 @@ def train(run, folder, evaluate=None):
       state, tables = State(**content["state"]), of_stored(content["tables"])
       if is_lead():
         print(f"Going on from the checkpoint of step {int(state.step)}.")
+    elif config.init_from:
+      state = run.start()
     log = Log(folder, int(state.step), run.total_steps, config, host)
     try:
       with together(alike=(Diverged,)), Planner(run.plan, run.bank, tables, log) as planner:
@@ -81,7 +84,7 @@ def steps(run, state, planner, log, manager, evaluate):
         if preemption.asked():
           raise preemption.Preempted
         observed = config.diagnostics_every and step % config.diagnostics_every == 0
-        with jax.transfer_guard("disallow"):  # a hidden copy in every step would cost more than it shows
+        with jax.transfer_guard("disallow"):  # a hidden copy in every step would cost time unnoticed
           state, metrics = run.step(state, batch, observed)
         step += 1
         log.add(step, metrics)
@@ -117,10 +120,19 @@ def nearest_neighbors(run, state):
   scores = {name: {"knn_accuracy": float(knn_accuracy(
       parts["train"][0], labels["train"], parts["test"][0], labels["test"], k=limits.knn_k))}
       for name, parts in found.items()}
-  alike = {} if len(found) == 1 else alignment(
-      found, labels, {name: learner.params["model"] for name, learner in state.learners.items()})
   # The main learner's accuracy stands for the run.
-  return named(scores) | alike | {"knn_accuracy": scores[run.program.main]["knn_accuracy"]}
+  return named(scores) | alike(run, state, found, labels) | {"knn_accuracy": scores[run.program.main]["knn_accuracy"]}
+
+
+def alike(run, state, found, labels):
+  """How alike the learners are, beside the bounds on it; of the features and labels that `evaluation.alignment` takes.
+
+  {} for a learner alone.
+  """
+  if len(found) == 1:
+    return {}
+  params = {name: learner.params["model"] for name, learner in state.learners.items()}
+  return alignment(found, labels, params) | drift_bounds(run, int(state.step)) | loss_gaps(run, state)
 
 
 def _content(state, tables):

@@ -12,12 +12,23 @@ each piece by itself, as in any run with a batch of that size; its running stati
 Views are made before the batch is cut, so augmentations are those of the undivided batch.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+if TYPE_CHECKING:
+  from collections.abc import Callable
+  from typing import Any
 
-def value_and_gradient(encode, loss, params, batch_stats, views, pieces):
+  from jaxtyping import PyTree
+
+
+def value_and_gradient(encode: Callable[..., Any], loss: Callable[..., Any], params: PyTree, batch_stats: PyTree,
+                       views: PyTree, pieces: int) -> Any:
   """Value and exact gradient of `loss(params, encode(params, views))`, encoding in `pieces`.
 
   Args:
@@ -51,10 +62,10 @@ def value_and_gradient(encode, loss, params, batch_stats, views, pieces):
   return (value, (new_stats, aux)), gradient
 
 
-def cut(tree, pieces):
+def cut(tree: PyTree, pieces: int) -> PyTree:
   """Piece m holds rows m, m + pieces, ...: rows sharded in blocks over devices stay where they are."""
   return jax.tree.map(lambda rows: rows.reshape(-1, pieces, *rows.shape[1:]).swapaxes(0, 1), tree)
 
 
-def join(tree):
+def join(tree: PyTree) -> PyTree:
   return jax.tree.map(lambda parts: parts.swapaxes(0, 1).reshape(-1, *parts.shape[2:]), tree)

@@ -3,7 +3,8 @@
 import inspect
 import math
 import re
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +15,13 @@ from spectral_jax._errors import ConfigError
 from spectral_jax._names import check_name, nearest
 
 # Keywords that the step itself supplies, or that shape the output rather than the objective.
-RESERVED = ("u", "v", "labels", "where", "reduction", "temperature", "axis_name")
+RESERVED = ("u", "v", "labels", "where", "reduction", "temperature", "axis_name", "log_average")
 
-# Images of a device from which the ring is faster than the compiler's own partition of the dense form, measured on CPU by
-# benchmarks/losses.py: fewer do not pay for the hops.
+# Arguments that the trainer learns with the network where a loss has them, as its paper does (SigLIP, arXiv 2303.15343).
+LEARNT = {"sigmoid": ("temperature", "bias")}
+
+# Images of a device from which the ring is faster than the compiler's own partition of the dense form, measured on CPU
+# by benchmarks/losses.py: fewer do not pay for the hops.
 RING_IMAGES = 128
 
 CROSS_ENTROPY = "cross_entropy"
@@ -29,7 +33,8 @@ class Objective(NamedTuple):
   """What a learner minimizes.
 
   `init(key, width, examples) -> (params, memory)`: the parameters that the objective owns, trained with the network's,
-  and what it remembers of each training example; `{}` for most.
+  and what it remembers of each training example, `{}` for most: cross-entropy owns a head, the sigmoid loss its
+  temperature and bias; the global objective remembers two averages of each example.
   `loss(params, memory, (u, v), batch, temperature) -> (scalar, memory)`; `batch` has "index" and "labels" `(b,)`.
   """
   init: Callable
@@ -51,8 +56,8 @@ def objective_names():
 def make_objective(config, mesh=None, batch_size=0, num_classes=1):
   """Returns the `Objective` of `config.loss`, or of one learner's section.
 
-  On a mesh of several devices that hold `RING_IMAGES` or more each, batches go round the ring of `losses.sharded`; smaller
-  ones are left to the compiler, which then gathers one view and computes the dense form. The value is the same.
+  On a mesh of several devices that hold `RING_IMAGES` or more each, batches go round the ring of `losses.sharded`;
+  smaller ones are left to the compiler, which then gathers one view and computes the dense form. The value is the same.
 
   Raises:
     ConfigError: an unknown loss or keyword, naming the nearest right one; a temperature that no run could use.
@@ -63,17 +68,63 @@ def make_objective(config, mesh=None, batch_size=0, num_classes=1):
     return cross_entropy(num_classes)
   function = getattr(losses, config.name)
   names = _parameters(function)
-  keywords = _check_keywords(config, [name for name in names if name not in RESERVED])
+  learnable = LEARNT.get(config.name, ())
+  keywords = _check_keywords(config, [name for name in names if name not in RESERVED] + ["learn"] * bool(learnable))
+  learnt = _learnt(config.name, keywords.pop("learn", learnable), learnable)
   devices = 1 if mesh is None else mesh.shape["data"]
-  if devices > 1 and batch_size >= devices * RING_IMAGES:
+  if mesh is not None and devices > 1 and batch_size >= devices * RING_IMAGES:
     function = losses.sharded(function, mesh, axis="data")
+
+  remembers = "log_average" in names
+
+  def init(key, width, examples):
+    # The temperature is an argument of the step, so what is learnt is a factor of it.
+    begin = {"temperature": ("log_factor", 0.0), "bias": ("bias", keywords.get("bias", _default(function, "bias")))}
+    params = {own: jnp.float32(value) for own, value in (begin[name] for name in learnt)}
+    return params, {"log_average": jnp.full((examples, 2), -jnp.inf)} if remembers else {}
 
   def loss(params, memory, embeddings, batch, temperature):
     labels = (batch["labels"],) if "labels" in names else ()
-    tempered = {"temperature": temperature} if "temperature" in names else {}
-    return function(*embeddings, *labels, **tempered, **keywords), memory
+    own = learnt_values(params, temperature)
+    tempered = {"temperature": own.pop("temperature", temperature)} if "temperature" in names else {}
+    arguments = {**keywords, **tempered, **own}
+    if not remembers:
+      return function(*embeddings, *labels, **arguments), memory
+    averages = memory["log_average"]
+    value, rows = function(*embeddings, averages[batch["index"]], **arguments)
+    return value, {"log_average": averages.at[batch["index"]].set(rows)}
 
-  return Objective(lambda key, width, examples: ({}, {}), loss)
+  return Objective(init, loss)
+
+
+def learnt_values(params, temperature):
+  """`{"temperature": ..., "bias": ...}`, those of them that an objective with `params` learns; `{}` for most.
+
+  Args:
+    params: what the objective owns.
+    temperature: the one that it began with.
+  """
+  found = {}
+  if "log_factor" in params:
+    found["temperature"] = temperature * jnp.exp(params["log_factor"])
+  if "bias" in params:
+    found["bias"] = params["bias"]
+  return found
+
+
+def _learnt(name, asked, learnable):
+  """The arguments to learn; () learns none."""
+  asked = (asked,) if isinstance(asked, str) else tuple(asked)
+  for one in asked:
+    if one not in learnable:
+      raise ConfigError(f"config.loss.kwargs has learn={asked!r}, but {name} learns {' and '.join(map(repr, learnable))}; "
+                        "() learns none")
+  return asked
+
+
+def _default(function, name):
+  own = _parameters(function).get(name)
+  return 0.0 if own is None else own.default
 
 
 def cross_entropy(num_classes):
@@ -100,7 +151,8 @@ def _check_keywords(config, allowed):
   for key in keywords:
     if key not in allowed:
       takes = f"It takes {', '.join(map(repr, allowed))}." if allowed else "It takes none."
-      raise ConfigError(f"config.loss.kwargs has {key!r}, which {config.name} does not take.{nearest(key, allowed)} {takes}")
+      raise ConfigError(f"config.loss.kwargs has {key!r}, which {config.name} does not take.{nearest(key, allowed)} "
+                        f"{takes}")
   if config.temperature is not None:
     if config.name == CROSS_ENTROPY or "temperature" not in _parameters(getattr(losses, config.name)):
       raise ConfigError(f"{config.name} has no temperature; leave config.loss.temperature unset")

@@ -1,6 +1,9 @@
 """Optimizers and the learning-rate schedule."""
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +12,19 @@ import optax
 from spectral_jax._errors import ConfigError
 from spectral_jax._names import check_name
 
+if TYPE_CHECKING:
+  from collections.abc import Callable
+  from typing import Any
+
+  from jaxtyping import PyTree
+
+  from spectral_jax._types import Config
+
 OPTIMIZERS = ("sgd", "lars", "adamw")
 RULES = ("linear", "sqrt", "none")
 
 
-def scaled_learning_rate(learning_rate, batch_size, *, rule="linear"):
+def scaled_learning_rate(learning_rate: float, batch_size: int, *, rule: str = "linear") -> float:
   """The peak learning rate for a batch: `lr * B / 256` ("linear"), `lr * sqrt(B / 256)` ("sqrt") or `lr` ("none").
 
   Args:
@@ -30,7 +41,7 @@ def scaled_learning_rate(learning_rate, batch_size, *, rule="linear"):
   return learning_rate * {"linear": ratio, "sqrt": ratio**0.5, "none": 1.0}[rule]
 
 
-def warmup_cosine(peak, warmup_steps, total_steps):
+def warmup_cosine(peak: Any, warmup_steps: Any, total_steps: Any) -> Callable[[Any], Any]:
   """Linear warm-up to `peak` over `warmup_steps`, then half a cosine (arXiv 1608.03983) to zero at `total_steps`.
 
   Step t < w has the rate `peak * (t + 1) / w`, so that the first step already moves; later steps have
@@ -48,7 +59,7 @@ def warmup_cosine(peak, warmup_steps, total_steps):
   return schedule
 
 
-def decayed(params):
+def decayed(params: PyTree) -> PyTree:
   """True at each parameter that is decayed and adapted: kernels, but not biases nor normalization scales.
 
   Those are the parameters of fewer than two dimensions.
@@ -56,16 +67,16 @@ def decayed(params):
   return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
-def make_optimizer(config):
+def make_optimizer(config: Config) -> Callable[..., Any]:
   """The optimizer that `config.optimizer` describes, as a function of the numbers that runs may differ in.
 
   Args:
-    config: ConfigDict with `name` ("sgd": momentum; "lars": You et al. 2017, arXiv 1708.03888; "adamw"),
+    config: Config with `name` ("sgd": momentum; "lars": You et al. 2017, arXiv 1708.03888; "adamw"),
       `weight_decay`, and `momentum` (AdamW's first decay rate when name is "adamw").
 
   Returns:
-    `make_tx(hyper) -> (tx, schedule)`, `hyper` having `learning_rate` (the peak), `warmup_steps` and `total_steps`, all of
-    which may be traced: an optax transformation, and `schedule(step)`, the learning rate of a step counted from 0.
+    `make_tx(hyper) -> (tx, schedule)`, `hyper` having `learning_rate` (the peak), `warmup_steps` and `total_steps`, all
+    of which may be traced: an optax transformation, and `schedule(step)`, the learning rate of a step counted from 0.
 
   Raises:
     ConfigError: on an unknown name or a number that no run could use.
@@ -97,7 +108,7 @@ def make_optimizer(config):
   return make_tx
 
 
-def peak_learning_rate(config, batch_size):
+def peak_learning_rate(config: Config, batch_size: int) -> float:
   """The rate at the end of the warm-up: `config.learning_rate`, per 256 images, scaled as the config says.
 
   Raises:
@@ -109,7 +120,7 @@ def peak_learning_rate(config, batch_size):
   return scaled_learning_rate(config.learning_rate, batch_size, rule=rule)
 
 
-def warmup_length(config, total_steps, steps_per_epoch):
+def warmup_length(config: Config, total_steps: int, steps_per_epoch: int) -> int:
   """Steps of the warm-up: `warmup_steps` where that is given, else `warmup_epochs`.
 
   Raises:

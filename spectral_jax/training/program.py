@@ -1,11 +1,12 @@
 """What is compiled for a run, apart from what the run is: shared by all runs of one shape.
 
-Temperature, learning rate, lengths and seed are arguments of the compiled functions; all else that they depend on is the
-key under which a program is kept, so that a study compiles once for all its cells of one shape.
+Temperature, learning rate, lengths and seed are arguments of the compiled functions; all else that they depend on is
+the key under which a program is kept, so that a study compiles once for all its cells of one shape.
 """
 
 import functools
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,15 +39,15 @@ class Program(NamedTuple):
   observed_step: Callable   # the same with diagnostics among the metrics
   views: Callable           # (state, batch, images) -> (u, v)
   encode: Callable          # (variables, uint8 images) -> (features, projections)
-  whitened: Callable        # whitening method -> (learner, views, batch, temperature) -> (value, gradient, ...), not jitted
+  whitened: Callable        # method -> (learner, views, batch, temperature) -> (value, gradient, ...), not jitted
 
 
 def make_program(config, shape):
   """Returns the `Program` of a config's sections, the one made before where they are the same."""
-  return _program(_static(config), shape)
+  return _program(static(config), shape)
 
 
-def _static(config):
+def static(config):
   """The sections that a program depends on, without what is an argument of its functions; hashable."""
   learners = {}
   for name, section in learner_sections(config).items():

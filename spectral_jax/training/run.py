@@ -1,7 +1,8 @@
 """From a config to a run: everything is checked first, then opened and built once, each part from its own section."""
 
 import functools
-from typing import Any, Callable, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +13,12 @@ from spectral_jax.evaluation import split_features
 from spectral_jax.mesh import make_mesh, place, replicated
 from spectral_jax.training.batches.bank import make_bank
 from spectral_jax.training.batches.feed import make_feed
-from spectral_jax.training.batches.planner import check_selection, make_plan
+from spectral_jax.training.batches.planner import make_plan
 from spectral_jax.training.checks import check_batch, check_config
 from spectral_jax.training.objective import learner_sections, temperature_of
 from spectral_jax.training.optimizer import peak_learning_rate, warmup_length
 from spectral_jax.training.program import Program, Shape, make_program
+from spectral_jax.training.start import taken_over
 from spectral_jax.training.step import Hyper
 
 
@@ -39,6 +41,10 @@ class Run(NamedTuple):
     """The state before the first step, the same on every call."""
     return self.program.init(jnp.int32(self.config.seed))
 
+  def start(self):
+    """The state that training begins with: `init`, or what `config.init_from` has learned."""
+    return taken_over(self.init(), self.config) if self.config.init_from else self.init()
+
   def step(self, state, batch, observed=False):
     """Returns the state after one more step, and its metrics; `state` is donated."""
     step = self.program.observed_step if observed else self.program.step
@@ -50,7 +56,7 @@ class Run(NamedTuple):
 
 
 def open_run(config, mesh=None):
-  """Returns the `Run` that `config` describes; what the config alone shows to be wrong is answered before data are read."""
+  """Returns the `Run` that `config` describes; what the config alone shows to be wrong is said before data are read."""
   check_config(config)
   mesh = mesh or make_mesh(config.model_parallel)
   dataset = open_dataset(config.data)
@@ -58,12 +64,12 @@ def open_run(config, mesh=None):
 
 
 def prepare(config, dataset, mesh):
-  """Builds a `Run` on data that are open; computes nothing but the copies of the training set to the devices."""
+  """Builds a `Run` on data that are open; all it does with them is to copy the training set to the devices."""
   check_batch(config, dataset, mesh)
   size, batch_size = dataset.train.size, config.batch_size
-  check_selection(config, size)
   steps_per_epoch = size // batch_size
   total_steps = config.steps or config.epochs * steps_per_epoch
+  plan = make_plan(config, size, total_steps)
   everywhere = replicated(mesh)
   hyper = Hyper(
       {name: temperature_of(section) for name, section in learner_sections(config).items()},
@@ -71,7 +77,6 @@ def prepare(config, dataset, mesh):
       warmup_length(config.optimizer, total_steps, steps_per_epoch), total_steps)
   program = make_program(config, Shape(dataset.image_shape, size, len(dataset.class_names), dataset.resident, mesh))
   features = functools.partial(split_features, program.encode, batch_size=config.eval.batch_size, mesh=mesh)
-  plan = make_plan(config, size, total_steps)
   return Run(
       config, mesh, dataset, program,
       hyper=jax.tree.map(lambda number: place(np.float32(number), everywhere), hyper),

@@ -1,9 +1,16 @@
 """Everything about a run that changes from step to step, as one tree of arrays."""
 
-from typing import Any, NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+if TYPE_CHECKING:
+  from collections.abc import Mapping, Sequence
+
+  from jaxtyping import PRNGKeyArray, PyTree
 
 
 class Learner(NamedTuple):
@@ -22,7 +29,8 @@ class State(NamedTuple):
   learners: dict[str, Learner]
 
 
-def init_state(seed, model, objectives, tx, image_shape, *, examples=0, averaged=False):
+def init_state(seed: Any, model: Any, objectives: Mapping[str, Any], tx: Any, image_shape: Sequence[int], *,
+               examples: int = 0, averaged: bool = False) -> State:
   """Returns the state before the first step; pure, so that it can be jitted with the shardings wanted.
 
   Args:
@@ -46,16 +54,16 @@ def init_state(seed, model, objectives, tx, image_shape, *, examples=0, averaged
   return State(jnp.zeros((), jnp.int32), jax.random.key_data(run_key), learners)
 
 
-def variables(learner):
+def variables(learner: Learner) -> dict[str, PyTree]:
   """The model's variables, as `model.apply` takes them."""
   return {"params": learner.params["model"], "batch_stats": learner.batch_stats}
 
 
-def averaged_variables(learner):
+def averaged_variables(learner: Learner) -> dict[str, PyTree]:
   """The same with the moving average of the parameters; the batch statistics are averages anyway."""
   return {"params": learner.average["model"], "batch_stats": learner.batch_stats}
 
 
-def step_key(state):
+def step_key(state: State) -> PRNGKeyArray:
   """The key of the step about to be made."""
   return jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)

@@ -1,9 +1,11 @@
-"""One training step: two views, and for each learner the model, its loss and its update; jitted once, its state donated.
+"""One training step: two views, and for each learner the model, its loss, its update; jitted once, its state donated.
 
 Learners see the same batch and the same views, so that nothing but their objectives tells them apart.
 """
 
-from typing import Any, NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,9 @@ from jax import lax
 
 from spectral_jax.training import microbatch
 from spectral_jax.training.state import Learner, State
+
+if TYPE_CHECKING:
+  from collections.abc import Callable, Mapping
 
 
 class Hyper(NamedTuple):
@@ -33,7 +38,7 @@ class Observed(NamedTuple):
   labels: jax.Array                         # (b,)
 
 
-def make_gradient(model, objective, whiten, microbatches=1):
+def make_gradient(model: Any, objective: Any, whiten: Callable[..., Any], microbatches: int = 1) -> Callable[..., Any]:
   """Returns `gradient(learner, views, batch, temperature) -> (value, gradient, batch_stats, memory, (u, v))`.
 
   With `microbatches` > 1 the batch is encoded in that many pieces; loss and gradient are those of the whole batch.
@@ -68,7 +73,7 @@ def make_gradient(model, objective, whiten, microbatches=1):
   return gradient
 
 
-def make_update(gradient, tx, momentum=0.0):
+def make_update(gradient: Callable[..., Any], tx: Any, momentum: float = 0.0) -> Callable[..., Any]:
   """Returns `update(learner, views, batch, temperature) -> (value, Observed)`.
 
   With `momentum`, the learner's average follows: `average <- momentum average + (1 - momentum) params`.
@@ -84,11 +89,13 @@ def make_update(gradient, tx, momentum=0.0):
   return update
 
 
-def make_step(gradient, make_tx, views, observe=None, momentum=0.0):
-  """Returns one learner's `step(learner, count, key, batch, images, labels, hyper) -> (learner, count, metrics)`, not jitted.
+def make_step(gradient: Callable[..., Any], make_tx: Callable[..., Any], views: Callable[..., Any],
+              observe: Callable[..., Any] | None = None, momentum: float = 0.0) -> Callable[..., Any]:
+  """Returns one learner's step, `(learner, count, key, batch, images, labels, hyper) -> (learner, count, metrics)`.
 
-  The views are made inside, from the key and the count of steps that learners share, so that each computes what it would
-  alone: a learner of several is to the last bit the run of its objective, and two of one objective stay the same.
+  The views are made inside, from the key and the count of steps that learners share, so that each computes what it
+  would alone: a learner of several is to the last bit the run of its objective, and two of one objective stay the
+  same.
 
   Args:
     gradient: what make_gradient returns.
@@ -110,8 +117,8 @@ def make_step(gradient, make_tx, views, observe=None, momentum=0.0):
   return step
 
 
-def step_of_all(steps):
-  """Returns `step(state, batch, images, labels, hyper) -> (state, metrics)` from `{name: one learner's jitted step}`."""
+def step_of_all(steps: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
+  """Returns `step(state, batch, images, labels, hyper) -> (state, metrics)` from `{learner: its jitted step}`."""
 
   def step(state, batch, images, labels, hyper):
     learners, metrics, count = {}, {}, state.step
@@ -124,8 +131,8 @@ def step_of_all(steps):
   return step
 
 
-def named(metrics):
-  """`{learner: {metric: x}}` as one dictionary of "learner/metric"; the metrics of a single learner bear no prefix.
+def named(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+  """`{learner: {metric: x}}` as one dictionary of "learner/metric"; the metrics of a single learner have no prefix.
 
   >>> named({"main": {"loss": 1}}), named({"cl": {"loss": 1}, "nscl": {"loss": 2}})
   ({'loss': 1}, {'cl/loss': 1, 'nscl/loss': 2})

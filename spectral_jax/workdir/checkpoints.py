@@ -1,8 +1,9 @@
 """Checkpoints: a tree of arrays and a few plain numbers together, written while training goes on.
 
 A checkpoint appears by a rename, so a killed process leaves a whole one or none. It holds the checksums of its files.
-One that cannot be read is set aside only where these prove damage, or where the arrays that came back are not those that
-were written; any other failure (memory, a network file system's hiccup, another model) stops the run and touches nothing.
+One that cannot be read is set aside only where these prove damage, or where the arrays that came back are not those
+that were written; any other failure (memory, a network file system's hiccup, another model) stops the run and touches
+nothing.
 """
 
 import errno
@@ -33,7 +34,7 @@ BLOCK = 2**22
 
 def open_checkpoints(folder, keep=1, *, read_only=False):
   """Returns an orbax manager that keeps the last `keep` checkpoints and the one of best kNN accuracy."""
-  logging.getLogger("absl").setLevel(logging.ERROR)  # orbax narrates every write
+  logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs every write
   root = (pathlib.Path(folder) / DIRECTORY).absolute()
   if not read_only:
     with lead_alone() as alone:
@@ -118,7 +119,8 @@ def _check_room(folder, needed):
   """Orbax finds a full disk in its threads, and reports it with a page from each."""
   free = shutil.disk_usage(folder).free
   if free < needed:
-    raise OSError(errno.ENOSPC, f"a checkpoint takes {needed / 2**20:,.1f} MiB, {free / 2**20:,.1f} are free", str(folder))
+    raise OSError(errno.ENOSPC, f"a checkpoint takes {needed / 2**20:,.1f} MiB, {free / 2**20:,.1f} are free",
+                  str(folder))
 
 
 def restore_latest(manager, example):
@@ -149,7 +151,7 @@ def restore_latest(manager, example):
   aside = pathlib.Path(manager.directory).parent / SET_ASIDE
   if steps or aside.exists():
     raise RunError(f"No whole checkpoint is left; the damaged ones are in {aside}. "
-                   "Give --restart to begin anew from step 0, which keeps what is there under another name.")
+                   "Use --restart to start again from step 0; what is there is kept under another name.")
   return None
 
 
@@ -179,14 +181,15 @@ def restore(manager, step, example):
     arrays = manager.restore(step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(_shapes(example)))).arrays
   except RunError:
     raise
-  except Exception as error:  # orbax raises a bare Exception for damage, for failing reads and for another model's arrays
+  except Exception as error:  # orbax raises a bare Exception for damage, failing reads and another model's arrays
     reason = damage(folder)
     if reason:
       raise Damaged(reason) from error
     raise RunError(
         f"the checkpoint {folder} could not be read, though its files are those that were written; nothing was moved. "
         f"{type(error).__name__}: {' '.join(str(error).split())[:600]}\n"
-        "If the reading failed, give the same command again; if the config or the code has changed, give another --workdir."
+        "If the reading failed, give the same command again; if the config or the code has changed, give "
+        "another --workdir."
     ) from error
   written = int(arrays.pop("fingerprint"))
   if int(fingerprint(_arrays(arrays))) != written:
@@ -196,11 +199,46 @@ def restore(manager, step, example):
   return arrays, host
 
 
+def network(manager, step, learner):
+  """Reads one learner's network and nothing else: no optimizer's state, no example of a tree is needed.
+
+  Args:
+    manager: from `open_checkpoints`.
+    step: of a checkpoint that is there.
+    learner: its name.
+
+  Returns:
+    `{"params": ..., "batch_stats": ...}` as NumPy arrays, as `model.apply` takes them.
+
+  Raises:
+    KeyError: there is no such learner; its argument is the list of those there are.
+    RunError: the checkpoint is damaged, cannot be read, or was written in another format.
+  """
+  folder = pathlib.Path(manager.directory) / str(step)
+  reason = damage(folder)  # a part of the arrays cannot be held against the fingerprint of all
+  if reason:
+    raise Damaged(f"the checkpoint {folder} is damaged ({reason})")
+  host = manager.restore(step, args=ocp.args.Composite(host=ocp.args.JsonRestore())).host
+  _check_format(host, folder)
+  with ocp.PyTreeCheckpointer() as checkpointer:
+    learners = checkpointer.metadata(folder / "arrays").item_metadata.tree["state"]["learners"]
+    if learner not in learners:
+      raise KeyError(sorted(learners))
+    found = learners[learner]
+    part = {"state": {"learners": {learner: {"params": {"model": found["params"]["model"]},
+                                             "batch_stats": found.get("batch_stats") or {}}}}}
+    arrays = checkpointer.restore(folder / "arrays", args=ocp.args.PyTreeRestore(
+        item=jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), part),
+        restore_args=jax.tree.map(lambda x: ocp.RestoreArgs(restore_type=np.ndarray), part), partial_restore=True))
+  read = arrays["state"]["learners"][learner]
+  return {"params": read["params"]["model"], "batch_stats": read["batch_stats"]}
+
+
 def _check_format(host, folder):
   found = host.get("format", 1)
   if found != FORMAT:
-    raise RunError(f"the checkpoint {folder} has format {found} and this version of spectral_jax reads format {FORMAT}; "
-                   "finish the run with the version that began it, or give another --workdir")
+    raise RunError(f"the checkpoint {folder} has format {found} and this version of spectral_jax reads "
+                   f"format {FORMAT}; finish the run with the version that began it, or give another --workdir")
 
 
 def _shapes(example):
@@ -216,7 +254,7 @@ def _arrays(tree):
 
 
 def damage(folder):
-  """Returns what proves that a checkpoint's files are not those that were written, or "" where nothing does."""
+  """Returns the proof that a checkpoint's files are not those that were written, or "" if there is none."""
   try:
     expected = json.loads((folder / CHECKSUMS).read_bytes())
   except FileNotFoundError:

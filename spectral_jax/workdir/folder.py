@@ -12,13 +12,17 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from spectral_jax._errors import ConfigError, RunError
+from spectral_jax.defaults import get_defaults
 
 CONFIG = "config.json"
 SUMMARY = "summary.json"
+LONGER = ("\nA run cannot be made longer afterwards: its learning rate has followed a schedule made for its length, down to 0 "
+          "at the last step, so that more steps would be neither this run nor the longer one. In another --workdir, train "
+          "the longer run, or go on from these weights with a schedule of its own: --config.init_from={folder}")
 
 
 def is_lead():
-  """Whether this process writes what all leave: the first of them."""
+  """Whether this process writes the files of a run: only the first one does."""
   return jax.process_index() == 0
 
 
@@ -90,13 +94,17 @@ def _same_config(folder, config):
     with _writable(folder):
       write_json(path, config)
     return
-  before, now, missing = flat(read_json(path)), flat(config), object()
+  now, missing = flat(config), object()
+  # A run of an earlier version lacks keys that have come since; it was made as their defaults say.
+  since = {key: value for key, value in flat(config_dict(get_defaults())).items() if key in now}
+  before = since | flat(read_json(path))
   changed = sorted(key for key in before.keys() | now.keys() if before.get(key, missing) != now.get(key, missing))
   if changed:
     lines = [f"  {key}: {before.get(key, '(absent)')!r} there, {now.get(key, '(absent)')!r} now" for key in changed]
     raise ConfigError(
         f"{folder} holds a run with another config; nothing was changed in it.\n" + "\n".join(lines) +
-        "\nGive another --workdir, or the same config to go on with that run.")
+        "\nGive another --workdir, or the same config to go on with that run." +
+        (LONGER.format(folder=folder) if {*changed} <= {"epochs", "steps"} else ""))
 
 
 def read_json(path):
@@ -114,13 +122,38 @@ def read_json(path):
   return content
 
 
+def read_config(folder):
+  """The config that a workdir's run was made with; keys that it is too old to have are the defaults.
+
+  Raises:
+    ConfigError: there is no such folder, no run in it, or its config is damaged.
+  """
+  folder = pathlib.Path(folder).expanduser().absolute()
+  if not folder.is_dir():
+    raise ConfigError(f"{folder} is not a folder; name the workdir of a run, such as runs/digits")
+  path = folder / CONFIG
+  if not path.exists():
+    inside = sorted(child.parent.name for child in folder.glob(f"*/{CONFIG}"))
+    within = f" It holds workdirs: {', '.join(inside[:8])}." if inside else ""
+    raise ConfigError(f"{folder} has no {CONFIG}, so no run was made in it.{within} Name the workdir of a run")
+  content = read_json(path)
+  if not all(isinstance(content.get(section), dict) for section in ("data", "model", "loss")):
+    raise ConfigError(f"{path} is damaged (it lacks the sections data, model and loss). {_REMEDIES[CONFIG]}.")
+  config = get_defaults().unlock()
+  try:
+    config.update(content)
+  except (TypeError, ValueError) as error:
+    raise ConfigError(f"{path} is damaged ({error}). {_REMEDIES[CONFIG]}.") from error
+  return config.lock()
+
+
 _REMEDIES = {
-    CONFIG: "Delete it and give the run's own command again, which writes it anew; checkpoints are not touched",
-    SUMMARY: "Delete it and give the run's command again, which scores the last checkpoint anew"}
+    CONFIG: "Delete it and give the run's own command again, which writes it again; checkpoints are not touched",
+    SUMMARY: "Delete it and give the run's command again, which scores the last checkpoint again"}
 
 
 def begin_anew(folder):
-  """Moves all that a run has left in the folder, but its lock, into a new folder `earlier-N` in it. Returns that folder."""
+  """Moves all that a run has left in the folder, but its lock, into a new folder `earlier-N` in it; returns that."""
   earlier = folder / f"earlier-{len(list(folder.glob('earlier-*')))}"
   left = [path for path in folder.iterdir() if path.name != ".lock" and not path.name.startswith("earlier-")]
   if left:
@@ -158,7 +191,7 @@ def disk_errors(folder):
     yield
   except Exception as error:  # of whatever type a library makes of it; all but a full disk go on as they are
     known = isinstance(error, OSError) and error.errno in _FULL
-    reasons = [error.strerror] if known else [os.strerror(n) for n in _FULL if os.strerror(n) in str(error)]
+    reasons = [error.strerror] if known else [os.strerror(n) for n in _FULL if os.strerror(n) in str(error)]  # pyright: ignore[reportAttributeAccessIssue]
     if not reasons:
       raise
     raise RunError(

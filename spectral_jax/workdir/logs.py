@@ -102,7 +102,7 @@ class Log:
       self._bar.set_description_str(self._said(), refresh=False)
 
   def seconds(self):
-    """Trained so far, as far as it has been counted."""
+    """Seconds of training counted so far."""
     return self._seconds
 
   def host(self):
@@ -168,7 +168,7 @@ def _on_host(interval):
 
 
 def _is(name, metric):
-  """Whether `name` is that metric, of whatever learner."""
+  """Whether `name` is that metric, of any learner."""
   return name.rsplit("/", 1)[-1] == metric
 
 

@@ -1,10 +1,10 @@
-"""TensorBoard events, written by whoever logs them: a full disk is an error there, and stops no thread in silence."""
+"""TensorBoard events, written by the thread that logs them, where a full disk is an error and is not overlooked."""
 
 import time
 
 from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class Events:

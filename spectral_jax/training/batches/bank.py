@@ -4,7 +4,10 @@ Rows are the projector's outputs of the undistorted images in evaluation mode, c
 space the loss works in. They lie sharded over the data axis; the row count is rounded up to a multiple of the shards.
 """
 
-from typing import Callable, NamedTuple
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +18,14 @@ from spectral_jax.evaluation.features import read_batches
 from spectral_jax.mesh import local, over_data, place, replicated
 from spectral_jax.training.state import averaged_variables, variables
 
+if TYPE_CHECKING:
+  from typing import Any
+
+  from jax.sharding import Mesh
+
+  from spectral_jax._types import Config
+  from spectral_jax.data.dataset import Dataset
+
 
 class Bank(NamedTuple):
   empty: Callable        # () -> a bank of zeros, of the shape, dtype and sharding of every later one
@@ -22,7 +33,7 @@ class Bank(NamedTuple):
   rows: Callable         # bank -> its rows of real images, whole, on one device of this process
 
 
-def make_bank(config, program, dataset, mesh, batch_size):
+def make_bank(config: Config, program: Any, dataset: Dataset, mesh: Mesh, batch_size: int) -> Bank:
   """Returns the `Bank` that `config.bank` describes."""
   sharding, shards, size = over_data(mesh), mesh.shape["data"], dataset.train.size
   count = -(-size // shards) * shards

@@ -1,17 +1,29 @@
 """Brings the examples of an index table to the devices, a little ahead of the step that needs them."""
 
+from __future__ import annotations
+
 import collections
 import itertools
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spectral_jax.mesh import host_columns, over_data, place, place_columns
 
+if TYPE_CHECKING:
+  from collections.abc import Callable, Iterator, Sequence
+  from typing import Any
+
+  from jax.sharding import Mesh
+
+  from spectral_jax.data.dataset import Split
+
 AHEAD = 2
 
 
-def make_feed(split, mesh, image_size, seed, crop_scale):
-  """Returns `feed(table, first_step)`, which yields the batch of each row of `table` `(steps, batch_size)` on the devices.
+def make_feed(split: Split, mesh: Mesh, image_size: int, seed: int,
+              crop_scale: Sequence[float] | None) -> Callable[[np.ndarray, int], Iterator[Any]]:
+  """Returns `feed(table, first_step)`, which yields each row of `table` `(steps, batch_size)` as a batch on devices.
 
   Resident data send the indices alone; streamed data send the crops that belong to `first_step` and the steps after
   it. With several processes each decodes the images of its own devices alone.

@@ -1,8 +1,9 @@
 """Decides the batches of the coming epoch while the present one trains.
 
 The batches of epoch e + 1 are chosen during epoch e, in a thread, from the bank as it was at the beginning of e: a
-function of the seed, the epoch and that bank. The bank is made anew every `bank.refresh_epochs` epochs, the first
-time after one epoch of training; until then batches are random. Tables and bank go into every checkpoint.
+function of the seed, the epoch and that bank. The bank is made again every `bank.refresh_epochs` epochs, the first
+time after one epoch of training; until then batches are random. Batches that a user gives need no bank. Tables and bank
+go into every checkpoint.
 """
 
 import concurrent.futures
@@ -17,6 +18,7 @@ from spectral_jax import preemption, spectrum
 from spectral_jax._errors import ConfigError
 from spectral_jax.mesh import of_lead
 from spectral_jax.selection import epoch_batches
+from spectral_jax.training.batches.given import load_reference, load_table
 from spectral_jax.training.batches.tables import Tables, epoch_indices
 
 # Of the embeddings' effective ranks the one that the rules work on.
@@ -32,7 +34,8 @@ class Plan(NamedTuple):
   batch_size: int
   total_steps: int
   refresh_epochs: int
-  options: dict | None     # keywords of `epoch_batches`; None: batches are random
+  options: dict | None     # keywords of `epoch_batches`; None: batches do not depend on embeddings
+  given: np.ndarray | None = None   # (epochs, steps, batch_size) a user's own tables; None: batches are random
 
   @property
   def steps_per_epoch(self):
@@ -41,15 +44,23 @@ class Plan(NamedTuple):
   def random_table(self, epoch):
     return epoch_indices(self.seed, epoch, self.size, self.batch_size)
 
+  def table(self, epoch):
+    """The batches of an epoch whose choice does not depend on embeddings."""
+    return self.random_table(epoch) if self.given is None else self.given[epoch % len(self.given)]
+
   def is_selected(self, epoch):
     """Whether any step of `epoch` will be made with chosen batches: the last one has no successor."""
     return self.options is not None and epoch >= 2 and epoch * self.steps_per_epoch < self.total_steps
 
 
 def make_plan(config, size, total_steps):
-  """The `Plan` of a config's `selection` and `bank` sections."""
-  options = selection_options(config.selection) if selects(config.selection) else None
-  return Plan(config.seed, size, config.batch_size, total_steps, config.bank.refresh_epochs, options)
+  """The `Plan` of a config's `selection` and `bank` sections, for a training set of `size` examples.
+
+  Raises:
+    ConfigError: the selection could not choose batches from so many examples, or its file does not fit them.
+  """
+  return Plan(config.seed, size, config.batch_size, total_steps, config.bank.refresh_epochs,
+              check_selection(config, size), load_table(config.selection, size, config.batch_size))
 
 
 class Planner:
@@ -68,6 +79,9 @@ class Planner:
     self._pool = concurrent.futures.ThreadPoolExecutor(1, "selection")
     self._coming = None
     self._spent, self._began, self._refreshing = 0.0, log.seconds(), {}
+    if plan.given is not None and not np.array_equal(tables.present, plan.table(tables.epoch)):
+      raise ConfigError(f"the index table is not the one that this run began with: epoch {tables.epoch} had other batches. "
+                        "Give config.selection.table the file as it was, or another --workdir")
     if tables.following is None:
       self._begin(tables.epoch + 1, tables.bank)
 
@@ -101,7 +115,7 @@ class Planner:
     return self._tables
 
   def tables_now(self):
-    """The same without waiting: a choice under way is left to whoever goes on, and comes out the same."""
+    """The same without waiting: a choice under way is not kept; the run that goes on makes it again, the same."""
     return self._tables
 
   def _begin(self, epoch, bank):
@@ -110,11 +124,11 @@ class Planner:
 
   def _result(self):
     while jax.process_count() == 1:  # several processes wait: to stop, all would have to look equally often
-      if concurrent.futures.wait([self._coming], PATIENCE).done:
+      if concurrent.futures.wait([self._coming], PATIENCE).done:  # pyright: ignore[reportArgumentType]
         break
       preemption.check()
     try:
-      table, report = self._coming.result()
+      table, report = self._coming.result()  # pyright: ignore[reportOptionalMemberAccess]
       return of_lead(table), report
     except ValueError:
       self._log.flush()  # embeddings that are not finite come of a loss that is not, which says more
@@ -133,7 +147,7 @@ class Planner:
 
   def _choose(self, epoch, rows):
     if rows is None:
-      return self._plan.random_table(epoch), None
+      return self._plan.table(epoch), None
     return chosen_table(self._plan, epoch, rows)
 
   def _share(self):
@@ -153,18 +167,22 @@ def chosen_table(plan, epoch, rows):
 
 def selects(selection):
   """Whether batches are chosen by their embeddings."""
-  return selection.rule != "random"
+  return selection.rule not in ("random", "file")
 
 
 def first_tables(plan, bank):
-  """The tables of a run's beginning: two epochs of random batches, and an empty bank where one will be kept."""
-  return Tables(0, plan.random_table(0), plan.random_table(1), bank.empty() if bank else None)
+  """The tables of a run's beginning: two epochs of given or random batches, and an empty bank where one will be kept."""
+  return Tables(0, plan.table(0), plan.table(1), bank.empty() if bank else None)
 
 
-def selection_options(selection):
+def selection_options(selection, size):
   """The keywords of `epoch_batches` from the config's `selection` section; 0 candidates are all."""
   options = selection.to_dict()
   options["candidates"] = options["candidates"] or None
+  del options["table"]
+  path = options.pop("reference")
+  if selection.rule == "jest":
+    options["reference"] = jnp.asarray(load_reference(path, size))
   return options
 
 
@@ -179,16 +197,21 @@ def check_bank(bank):
 
 
 def check_selection(config, size):
-  """Raises ConfigError for a selection that could not choose batches from `size` examples; computes nothing."""
+  """Returns the keywords of `epoch_batches`, None where batches do not depend on embeddings; computes no batch.
+
+  Raises:
+    ConfigError: for a selection that could not choose batches from `size` examples.
+  """
   if not selects(config.selection):
-    return
+    return None
   bank = jax.ShapeDtypeStruct((size, config.model.projector_dim), config.bank.dtype)
   key = jax.eval_shape(lambda: jax.random.key(0))
-  options = selection_options(config.selection)
+  options = selection_options(config.selection, size)
   try:
     jax.eval_shape(lambda key, bank: epoch_batches(key, bank, config.batch_size, **options), key, bank)
   except (TypeError, ValueError) as error:
     raise ConfigError(f"config.selection: {error}") from error
+  return options
 
 
 @jax.jit

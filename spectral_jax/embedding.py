@@ -1,0 +1,92 @@
+"""Features of any images by a trained network, and its variables for other programs."""
+
+import json
+import os
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.errors import ScopeParamShapeError
+
+from spectral_jax._errors import ConfigError
+from spectral_jax.data import open_dataset
+from spectral_jax.data.dataset import with_channels
+from spectral_jax.data.folder import open_images
+from spectral_jax.evaluation import split_features
+from spectral_jax.mesh import make_mesh
+from spectral_jax.models import build_model
+from spectral_jax.workdir.folder import flat
+
+
+def embed(config, variables, data=None, *, data_dir="", part="test", batch_size=256, skip_undecodable=False):
+  """Returns `features`, `labels`, `names` and `class_names` of a data set or a folder of images.
+
+  Args:
+    config: of the run, as `read_config` gives it.
+    variables: of its network.
+    data: a folder, "tfds:NAME", a name that `config.data.name` takes, or None: the run's own data set.
+    data_dir: as `config.data.data_dir`, for a data set by name.
+    part: "train" or "test" of a data set by name.
+    batch_size: images encoded at a time.
+    skip_undecodable: leave such images out, instead of an error.
+  """
+  model = build_model(config.model)
+  channels = _channels(model, variables, config.data.image_size)
+  split, names, class_names = _open(config, data, data_dir, part, channels, skip_undecodable)
+  encode = jax.jit(lambda variables, images: model.apply(variables, images.astype(jnp.float32) / 255, train=False))
+  features, _ = split_features(encode, variables, split, np.arange(split.size), batch_size=batch_size,
+                               mesh=make_mesh(devices=jax.devices()[:1]))
+  return {"features": np.asarray(features), "labels": split.labels.astype(np.int32), "names": np.array(names, str),
+          "class_names": np.array(class_names, str)}
+
+
+def _channels(model, variables, size):
+  """Whether the network was trained on gray images or on colors: the number of channels that its first layer takes."""
+  try:
+    jax.eval_shape(lambda: model.apply(variables, jnp.zeros((1, size, size, 1)), train=False))
+  except ScopeParamShapeError:
+    return 3
+  return 1
+
+
+def _open(config, data, data_dir, part, channels, skip_undecodable):
+  """The split to embed, its images' names and its classes."""
+  skips = "skip" if skip_undecodable else config.data.on_undecodable
+  folder = pathlib.Path(data).expanduser() if data and not data.startswith("tfds:") else None
+  if folder and (folder.is_dir() or os.sep in data):
+    return open_images(str(folder), image_size=config.data.image_size, channels=channels, on_undecodable=skips)
+  section = config.data.copy_and_resolve_references()
+  section.on_undecodable = skips
+  if data:
+    section.update(name=data.removeprefix("tfds:"), data_dir=data_dir, classes="")
+  elif data_dir:
+    section.data_dir = data_dir
+  opened = open_dataset(section)
+  split = getattr(opened, part)
+  if split.channels > channels and split.resident:
+    raise ConfigError(f"{opened.name} has colors and the encoder was trained on gray images; give a folder of images, "
+                      "which are converted")
+  return with_channels(split, channels), [f"{part}/{i}" for i in range(split.size)], opened.class_names
+
+
+def export(path, variables, config, step):
+  """Writes variables as safetensors, `params.encoder.conv1.kernel` and so on; "about" in their
+  metadata has the model's config, the images' size and the step."""
+  try:
+    from safetensors.numpy import save_file
+  except ModuleNotFoundError as error:
+    raise ConfigError("--export writes safetensors; install the extra: pip install 'spectral_jax[safetensors]'") from error
+  arrays = {name: np.ascontiguousarray(array) for name, array in flat(variables).items() if not isinstance(array, dict)}
+  about = {"model": config.model.to_dict(), "image_size": config.data.image_size, "step": step}
+  part = f"{path}.part"
+  save_file(arrays, part, {"about": json.dumps(about, sort_keys=True)})
+  os.replace(part, path)
+
+
+def save(path, arrays):
+  """Writes an .npz file whole or not at all."""
+  part = f"{path}.part"
+  with open(part, "wb") as file:
+    np.savez(file, **arrays)
+  os.replace(part, path)

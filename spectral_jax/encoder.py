@@ -1,0 +1,136 @@
+"""Trained encoders, read back from a workdir: no data set is opened and no optimizer is built."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spectral_jax._errors import ConfigError
+from spectral_jax._names import nearest
+
+try:
+  from flax.errors import ScopeParamShapeError
+
+  from spectral_jax.models import build_model
+  from spectral_jax.workdir import checkpoints
+  from spectral_jax.workdir.folder import read_config
+except ModuleNotFoundError as error:
+  raise ImportError(f"reading a trained encoder needs {error.name}; install the train extra: "
+                    "pip install 'spectral_jax[train]'") from error
+
+# Float images may leave [0, 1] a little, as bicubic resizing makes them; farther out they are of another range.
+LOWEST, HIGHEST = -0.5, 1.5
+
+
+def load_encoder(workdir, *, step="best", learner=None):
+  """The trained encoder of a run, as a pure function and its variables.
+
+  `features = encoder(images)`, the representation before the projector, with the running batch statistics.
+
+  Args:
+    workdir: the folder of a run.
+    step: "best" (default; of the checkpoints, the one of best nearest-neighbor accuracy in training), "last", or the
+      number of updates as an integer; the last few checkpoints and the best are kept.
+    learner: of a run with several learners, which; None: the main one.
+
+  Returns:
+    `(apply, variables)`. `apply(variables, images)` takes `(b, h, w, c)` images, uint8 or floats in [0, 1], of the size
+    and channels that the run was trained on (other sizes where the encoder averages over positions: ConvNet, ResNets),
+    and returns `(b, f)` float32 features. It is compiled for each shape and may be called under `jit`, `vmap` and `grad`.
+    `variables` is `{"params": ..., "batch_stats": ...}`, arrays as Flax takes them, projector included.
+
+  Raises:
+    ConfigError: no such workdir, no checkpoint, a step or learner that is not there (those there are named), or a damaged
+      config.json.
+    RunError: the checkpoint is damaged or was written in another format.
+
+  >>> import spectral_jax
+  >>> apply, variables = spectral_jax.load_encoder("runs/digits")               # doctest: +SKIP
+  >>> features = apply(variables, jax.numpy.zeros((4, 8, 8, 1), "uint8"))       # doctest: +SKIP
+  """
+  model, variables = load_network(workdir, step=step, learner=learner)
+  program = jax.jit(lambda variables, images: model.apply(variables, _pixels(images), train=False)[0])
+
+  def apply(variables, images):
+    _check(images)
+    try:
+      return program(variables, images)
+    except ScopeParamShapeError as error:
+      raise ValueError(f"images of shape {np.shape(images)} do not fit the encoder of {workdir}: give as many channels "
+                       f"as it was trained on. {error}") from None
+
+  return apply, variables
+
+
+def load_network(workdir, *, step="best", learner=None):
+  """The same as `(model, variables)`: the Flax module of encoder and projector, and its variables."""
+  config = read_config(workdir)
+  variables, _ = read_network(workdir, config, step=step, learner=learner)
+  return build_model(config.model), jax.tree.map(jnp.asarray, variables)
+
+
+def read_network(workdir, config, *, step="best", learner=None):
+  """Returns the variables as NumPy arrays, and the step that they were saved at."""
+  folder = pathlib.Path(workdir).expanduser().absolute()
+  if not (folder / checkpoints.DIRECTORY).is_dir():
+    raise ConfigError(f"{folder} holds no checkpoints; train the run until it has saved one")
+  names = list(config.learners) or ["main"]
+  name = learner or config.main_learner or min(names)
+  with checkpoints.open_checkpoints(folder, read_only=True) as manager:
+    step = _existing(manager, folder, step)
+    try:
+      return checkpoints.network(manager, step, name), step
+    except KeyError:
+      raise ConfigError(f"learner={name!r} is not in {folder}.{nearest(name, names)} Learners there: "
+                        f"{', '.join(map(repr, sorted(names)))}") from None
+    except checkpoints.Damaged as error:
+      others = [other for other in sorted(manager.all_steps()) if other != step]
+      raise checkpoints.Damaged(f"{error}; {f'other steps there: {_listed(others)}' if others else 'it is the only one'}"
+                                ) from error
+
+
+def _existing(manager, folder, step):
+  """The number of the checkpoint that `step` asks for."""
+  there = sorted(manager.all_steps())
+  if not there:
+    raise ConfigError(f"{folder} holds no checkpoints; train the run until it has saved one")
+  if step == "last":
+    return there[-1]
+  if step == "best":
+    found = checkpoints.best(manager)
+    if found is None:
+      raise ConfigError(f"no checkpoint of {folder} has been evaluated yet, so none is best; give step='last' or one of "
+                        f"{_listed(there)}")
+    return found[0]
+  if isinstance(step, bool) or not isinstance(step, (int, np.integer)):
+    raise ConfigError(f"step must be 'best', 'last' or an integer, got {step!r}")
+  if step not in there:
+    raise ConfigError(f"step={step} is not in {folder}; there are {_listed(there)}. Only the last few checkpoints and the "
+                      "best are kept (config.checkpoint.keep)")
+  return int(step)
+
+
+def _listed(steps):
+  return ", ".join(map(str, steps))
+
+
+def _pixels(images):
+  """Float32 pixels in [0, 1]."""
+  images = jnp.asarray(images)
+  return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images.astype(jnp.float32)
+
+
+def _check(images):
+  shape, dtype = np.shape(images), getattr(images, "dtype", np.asarray(images).dtype)
+  if len(shape) != 4:
+    raise ValueError(f"images must be (b, h, w, c), got the shape {shape}; add the missing axes, as in images[None]")
+  floating = jnp.issubdtype(dtype, jnp.floating)
+  if not floating and dtype != jnp.uint8:
+    raise TypeError(f"images must be uint8 or floats in [0, 1], got {dtype}; convert them with astype")
+  if floating and not isinstance(images, jax.core.Tracer) and images.size:
+    with jax.ensure_compile_time_eval():  # the caller may be tracing something else
+      low, high = float(jnp.min(images)), float(jnp.max(images))
+    if low < LOWEST or high > HIGHEST:
+      raise ValueError(f"float images must lie in [0, 1], got values from {low:.3g} to {high:.3g}; divide by 255, give "
+                       "uint8, or undo a normalization by mean and deviation: the encoder was trained without one")

@@ -1,0 +1,80 @@
+"""A study from its cases to its page: run, keep, say, publish. What the commands `compare` and `sweep` share."""
+
+import datetime
+import os
+import platform
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from spectral_jax import preemption
+from spectral_jax._errors import RunError
+from spectral_jax.studies import page
+from spectral_jax.studies.cases import run_cases
+from spectral_jax.workdir.folder import claim, write_json
+
+
+class Study(NamedTuple):
+  """What is compared with what, and how the outcome is told."""
+  module: str                # the command, e.g. "spectral_jax.compare"
+  cases: dict[str, Any]      # {name: config}
+  labels: dict[str, dict]    # {name: what tells the case apart}; stands in each of the runs
+  seeds: list[int]
+  setting: str               # what all cases have in common, in words
+  tell: Callable             # runs -> what results.json has besides "about", "runs" and "failures"
+  draw: Callable             # (folder, content) -> names of the pictures
+  section: Callable          # content of results.json -> Markdown
+  evaluate: Callable | None = None
+
+
+def conduct(study, config, folder):
+  """Makes the runs that are not there yet; leaves results.json, table.md and the pictures. Returns results.json's content.
+
+  Raises:
+    ConfigError: a config that no run could use, or a folder that holds another study.
+    RunError: every case failed.
+    preemption.Preempted: asked to stop; the same command goes on.
+  """
+  with claim(folder, config) as folder, preemption.watched():
+    found, failures = run_cases(study.cases, folder, evaluate=study.evaluate)
+    runs = [{**study.labels[name], **found[name]} for name in study.cases if name in found]
+    if not runs:
+      raise RunError("every case failed: " + "; ".join(f"{case}: {why}" for case, why in failures.items()))
+    content = {"about": about(study, runs), **study.tell(runs), "runs": runs, "failures": failures}
+    content["about"]["pictures"] = study.draw(folder, content)
+    write_json(folder / "results.json", content)
+    table = study.section(content)
+    (folder / "table.md").write_text(table + "\n")
+    print(f"\n{table}\n\nEverything is in {folder}")
+  return content
+
+
+def publish(path, name, title, study, content, folder):
+  """Writes a study's section of a page; beside the page its pictures and the JSON that both were made from."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  stem, copies = f"{path.stem}_{name}", []
+  for picture in content["about"]["pictures"]:
+    own = "" if picture == "curves.png" else f"_{picture.removesuffix('.png')}"
+    copies.append(f"{stem}{own}.png")
+    (path.parent / copies[-1]).write_bytes((folder / picture).read_bytes())
+  content = {**content, "about": {**content["about"], "pictures": copies}}
+  write_json(path.with_name(f"{stem}.json"), content)
+  page.write_section(path, name, title, study.section(content))
+  print(f"{path} has it as well.")
+
+
+def about(study, runs):
+  """Where the figures come from: command, hardware, date and setting."""
+  devices = jax.devices()
+  cores = f", {len(os.sched_getaffinity(0))} cores" if devices[0].platform == "cpu" else ""
+  words = [f"'{word}'" if set(word) & set(";()'* ") else word for word in sys.argv[1:]
+           if not word.startswith(("--workdir", "--page"))]
+  images = sorted({run["train_images"] for run in runs})
+  return {
+      "command": " ".join([f"python -m {study.module}", *words]), "date": str(datetime.date.today()),
+      "hardware": f"{len(devices)} x {devices[0].device_kind} ({platform.machine()}{cores})",
+      "setting": f"{', '.join(sorted({run['dataset'] for run in runs}))}, "
+                 f"{' to '.join(f'{n:,}' for n in dict.fromkeys((images[0], images[-1])))} training images, {study.setting}",
+      "seeds": ", ".join(map(str, study.seeds))}
