@@ -4,7 +4,8 @@
 
 For each case one step is compiled on one CPU device; the table has predicted over compiled memory (activations, views,
 gradients and loss against XLA's temporary buffers), predicted over counted arithmetic, and the time of a step over that
-of the first case of its model, beside the same ratio of the prediction. Times are the least of several, the cases in turn.
+of the first case of its model, beside the same ratio of the prediction. Times are the least of several, the cases in
+turn.
 """
 
 import argparse
@@ -54,7 +55,8 @@ def measured(name, changes):
   act = lambda: jax.block_until_ready(step(state, batch, run.images, run.labels, run.hyper))
   return act, {
       "config": name, **changes, "predicted_MiB": temporary / 2**20, "compiled_MiB": memory.temp_size_in_bytes / 2**20,
-      "predicted_GFLOP": (predicted["flops_encoder"] + predicted["flops_loss"]) / 1e9, "counted_GFLOP": cost["flops"] / 1e9}
+      "predicted_GFLOP": (predicted["flops_encoder"] + predicted["flops_loss"]) / 1e9,
+      "counted_GFLOP": cost["flops"] / 1e9}
 
 
 def main():

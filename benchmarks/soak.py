@@ -3,10 +3,10 @@
   python benchmarks/soak.py [--preempt] [--kills=50] [--seed=0] [--out=docs/soak.json] [--folder=DIR]
 
 Each run is the main job on the digits, small, with chosen batches, evaluations and scores. `--preempt` sends one signal
-at each of the moments below and expects exit code 75 within seconds; `--kills` sends SIGKILL at random ones, also in the
-middle of saving, evaluation, bank refresh, choice and scoring, and after a random time. In the end parameters, optimizer
-state, tables, bank, metrics and scores must be the same to the last bit. The record is written after every run; given the
-same `--out`, it goes on where it was.
+at each of the moments below and expects exit code 75; `--kills` sends SIGKILL at random ones, in the middle of saving,
+evaluation, bank refresh, choice and scoring, and after a random time. In the end parameters, optimizer state, tables,
+bank, metrics and scores must be the same to the last bit. The record is written after every run; given the same
+`--out`, it goes on where it was.
 """
 
 import argparse

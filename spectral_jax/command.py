@@ -16,7 +16,8 @@ COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "Of several processes: HOST:PORT of the first, where no launcher says it.")
 PROCESSES = flags.DEFINE_integer("processes", None, "Of several processes: how many there are; 1: this one alone.")
 PROCESS = flags.DEFINE_integer("process", None, "Of several processes: the number of this one, from 0.")
-LOST_AFTER = flags.DEFINE_integer("lost_after", 60, "Of several processes: one silent for so many seconds is lost; all end.")
+LOST_AFTER = flags.DEFINE_integer(
+    "lost_after", 60, "Of several processes: one silent for so many seconds is lost; all end.")
 OWN = ("workdir", "coordinator", "processes", "process", "lost_after")
 
 CACHE = "~/.cache/spectral_jax/compiled"

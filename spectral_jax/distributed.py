@@ -1,7 +1,7 @@
 """Several processes, one run: how they find each other, and how they end together.
 
-The engine is JAX's own runtime. A launcher's variables say who belongs to a run (SLURM, Open MPI, a TPU pod, Kubernetes:
-JAX's detection), or three flags do. Processes of CPU devices talk through gloo, JAX's default.
+The engine is JAX's own runtime. A launcher's variables say who belongs to a run (SLURM, Open MPI, a TPU pod,
+Kubernetes: JAX's detection), or three flags do. Processes of CPU devices talk through gloo, JAX's default.
 """
 
 import contextlib
@@ -138,7 +138,8 @@ def _silent():
   try:
     _service().wait_at_barrier("roll call", 1000 * _Run.lost_after // 3)
   except JaxRuntimeError as error:
-    named = re.search(r"timed out task names:\s*((?:\d+\s+)+)", str(error)) or re.search(r"Task (\d+) heartbeat", str(error))
+    named = (re.search(r"timed out task names:\s*((?:\d+\s+)+)", str(error))
+             or re.search(r"Task (\d+) heartbeat", str(error)))
     if named is None:
       return f"who is left could not be asked: {error}"
     return "lost " + " and ".join(f"process {i} on {hosts.get(i, 'an unknown host')}" for i in named[1].split())

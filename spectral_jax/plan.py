@@ -2,8 +2,8 @@
 
   python -m spectral_jax.plan --config=imagenet1k --devices=32 --chip=v5e [--config.KEY=VALUE ...]
 
-Nothing is trained and nothing compiled: shapes are followed through the model. What is counted, and how near it comes to
-what was measured: docs/scaling.md.
+Nothing is trained and nothing compiled: shapes are followed through the model. What is counted, and how near it comes
+to what was measured: docs/scaling.md.
 """
 
 import json
@@ -16,7 +16,8 @@ from spectral_jax import command
 from spectral_jax._errors import ConfigError
 
 DEVICES = flags.DEFINE_integer("devices", None, "How many devices; by default those of this machine.")
-CHIP = flags.DEFINE_string("chip", "", "What they are, for time and input: a100, h100, h200, v4, v5e, v5p, v6e or TFLOP/s.")
+CHIP = flags.DEFINE_string(
+    "chip", "", "What they are, for time and input: a100, h100, h200, v4, v5e, v5p, v6e or TFLOP/s.")
 UTILIZATION = flags.DEFINE_float("utilization", 0.4, "Share of the chip's peak that the model's arithmetic reaches.")
 EXAMPLES = flags.DEFINE_integer("examples", None, "Training images, where the data are not at hand.")
 CLASSES = flags.DEFINE_integer("classes", None, "Classes, where the data are not at hand.")
@@ -83,7 +84,7 @@ def plan(config, sizes, devices):
   from jax.sharding import AbstractMesh
 
   from spectral_jax.data.dataset import fits_in_memory
-  from spectral_jax.mesh import state_shardings
+  from spectral_jax.mesh import make_mesh, state_shardings
   from spectral_jax.models import build_model
   from spectral_jax.training.batches.planner import selects
   from spectral_jax.training.objective import RING_IMAGES, learner_sections
@@ -98,7 +99,7 @@ def plan(config, sizes, devices):
                       "microbatches")
   image = (side, side, sizes.channels)
   resident = config.data.path != "stream" and fits_in_memory(sizes.examples, side, sizes.channels)
-  one = jax.make_mesh((1, 1), ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2, devices=jax.devices()[:1])
+  one = make_mesh(devices=jax.devices()[:1])
   state = jax.eval_shape(make_program(config, Shape(image, sizes.examples, sizes.classes, resident, one)).init, 0)
   shardings = state_shardings(state, mesh, config.sharding)
   learners = learner_sections(config)
@@ -113,8 +114,8 @@ def plan(config, sizes, devices):
   learner = state.learners[next(iter(learners))]
 
   def embed(params, stats, images):
-    (_, projected), _ = model.apply({"params": params, "batch_stats": stats}, images, train=True, mutable=["batch_stats"])
-    return projected
+    network = {"params": params, "batch_stats": stats}
+    return model.apply(network, images, train=True, mutable=["batch_stats"])[0][1]
 
   def pulled(params, stats, images):
     return jax.vjp(lambda params: embed(params, stats, images), params)[1]
@@ -130,7 +131,7 @@ def plan(config, sizes, devices):
   kept = size(jax.eval_shape(pulled, *network, images(2 * piece)))
 
   def flops(function):
-    """Of one example, that is two images: what another one adds to a batch, so that work on the parameters is left out."""
+    """Of one example, two images: what another one adds to a batch, so that work on the parameters is left out."""
     few, more = (jax.jit(function).lower(*network, images(count)).cost_analysis()["flops"] for count in (2, 4))
     return more - few
 
@@ -148,8 +149,9 @@ def plan(config, sizes, devices):
       "bytes_gradients": held("params") // len(learners), "bytes_activations": kept,
       # Two views in float32, and the pixels that they are made of.
       "bytes_views": 2 * per_device * math.prod(image) * 4 + (1 if resident else 2) * per_device * math.prod(image),
-      # Both views' embeddings with their gradients; a visiting block in the ring; a tile of similarities and of weights.
-      "bytes_loss": 4 * (4 * per_device * width + (2 * columns * width) + 2 * min(2 * per_device, TILE) * min(columns, TILE)),
+      # Both views' embeddings with their gradients; what they meet; a tile of similarities and of weights.
+      "bytes_loss": 4 * (4 * per_device * width + 2 * columns * width
+                         + 2 * min(2 * per_device, TILE) * min(columns, TILE)),
       "bytes_bank": -(-sizes.examples // shards) * width * itemsize if chosen else 0,
       "bytes_bank_whole": sizes.examples * width * itemsize if chosen else 0,
       "bytes_data": (sizes.examples * math.prod(image) if resident else 0) + 4 * sizes.examples,
@@ -197,7 +199,8 @@ def table(found, config):
   of = f" of {found['bytes_of_chip'] / 2**20:,.0f}" if "bytes_of_chip" in found else ""
   lines.append(f"  {'together':14}{total / 2**20:12,.1f}{of}")
   if found["bytes_bank_whole"]:
-    lines.append(f"  and {found['bytes_bank_whole'] / 2**20:,.1f} on the first device of each process while batches are chosen")
+    lines.append(f"  and {found['bytes_bank_whole'] / 2**20:,.1f} on the first device of each process while batches "
+                 "are chosen")
   lines += ["", "A step", f"  {'encoder':14}{found['flops_encoder'] / 1e12:12,.3f} TFLOP",
             f"  {'loss':14}{found['flops_loss'] / 1e12:12,.3f} TFLOP",
             f"  {'sent':14}{found['bytes_sent'] / 2**20:12,.1f} MiB by each device"]

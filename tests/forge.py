@@ -59,7 +59,8 @@ class Forge:
     self._folder, self._count, self._ended = pathlib.Path(folder), 0, {}
     self.cache = cache
     self._folder.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(cache),
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu",
+                   "JAX_COMPILATION_CACHE_DIR": str(cache),
                    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "TF_CPP_MIN_LOG_LEVEL": "1"}
     self._server = subprocess.Popen([sys.executable, "-m", "tests.forge"], cwd=ROOT, env=environment, text=True,
                                     stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -162,7 +163,8 @@ def train(config, name):
 def roll_call(config, name):
   """Says who this process is."""
   import jax
-  print(f"process {jax.process_index()} of {jax.process_count()}, {jax.local_device_count()} of {jax.device_count()} devices")
+  print(f"process {jax.process_index()} of {jax.process_count()}, "
+        f"{jax.local_device_count()} of {jax.device_count()} devices")
 
 
 def crops(config, name):

@@ -41,7 +41,7 @@ def test_before_there_is_anything_to_save_it_leaves_at_once(forge, tmp_path):
   assert not (tmp_path / "checkpoints").exists()
 
 
-# A main thread that no handler of Python's can interrupt, as while XLA compiles: a sleep in C that goes on after signals.
+# A main thread that no handler of Python's can interrupt, as while XLA compiles: a sleep in C, resumed after signals.
 BUSY = """
 import ctypes
 from spectral_jax import preemption

@@ -142,7 +142,7 @@ def restore_latest(manager, example):
     if verdict == 0:
       return found
     if verdict == 2:
-      raise failure or RunError(f"another process could not read the checkpoint of step {step}; its own message says why")
+      raise failure or RunError(f"another process could not read the checkpoint of step {step}; its message says why")
     with lead_alone() as alone:
       if alone:
         moved = _set_aside(manager, step)

@@ -179,7 +179,7 @@ def images_per_second(host, batch_size):
 
 
 def _truncate(path, step, lines):
-  """Drops what the run is about to write again: lines after the first `lines`, or where that was not kept, of later steps.
+  """Drops what the run writes again: lines after the first `lines`, or where that was not kept, of later steps.
 
   Returns how many are left.
   """
