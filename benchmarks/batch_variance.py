@@ -57,11 +57,11 @@ def main():
     run = prepare(config, dataset, mesh)
     rows = batch_variance(run, trained(run, options.steps), LOSSES, SIZES, batches=options.batches, seed=seed)
     runs.append({"seed": seed, "rows": rows})
-    print(f"seed {seed}: " + ", ".join(f"{name} {rows[name][2]['variance']:.3g} at 2, "
-                                       f"{rows[name][512]['variance']:.3g} at 512"
-                                       for name in rows), flush=True)
-  about = {"command": f"python benchmarks/batch_variance.py OUT.json --steps={options.steps} --batches={options.batches} "
-                      f"--seeds={options.seeds}", "machine": report.machine(), "date": str(datetime.date.today()),
+    said = [f"{name} {row[SIZES[0]]['variance']:.3g} to {row[SIZES[-1]]['variance']:.3g}" for name, row in rows.items()]
+    print(f"seed {seed}: {', '.join(said)}", flush=True)
+  about = {"command": f"python benchmarks/batch_variance.py OUT.json --steps={options.steps} "
+                      f"--batches={options.batches} --seeds={options.seeds}", "machine": report.machine(),
+           "date": str(datetime.date.today()),
            "batches": options.batches, "steps": options.steps}
   options.out.write_text(json.dumps({"about": about, "runs": runs}, indent=2) + "\n")
 

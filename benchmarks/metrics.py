@@ -48,9 +48,8 @@ def forms(x, y):
   """`{name: (prepare, call)}`: `prepare` compiles, `call` computes."""
   shapes = [jax.ShapeDtypeStruct(z.shape, z.dtype) for z in (x, y)]
   exact = jax.lax.Precision.HIGHEST
-  products = jax.jit(lambda x, y: tuple(
-      jnp.sum(jnp.abs(jnp.matmul(a.T, b, precision=exact))) for a,
-      b in ((x, x), (y, y), (x, y)))).lower(*shapes).compile()
+  product = lambda a, b: jnp.sum(jnp.abs(jnp.matmul(a.T, b, precision=exact)))
+  products = jax.jit(lambda x, y: (product(x, x), product(y, y), product(x, y))).lower(*shapes).compile()
   mask = jax.ShapeDtypeStruct((len(x),), bool)
   whole = cka._linear_cka.lower(*shapes, mask, unbiased=True, axis_name=None).compile()
   stream = metrics.streaming_cka(unbiased=True)
@@ -139,7 +138,8 @@ def main():
   print(f"{report.machine()}\n\n{table}")
   if options.write:
     command = " ".join(["python benchmarks/metrics.py", *(w for w in sys.argv[1:] if w != "--write")])
-    report.write("metrics", command, table, note=f"{options.rows:,} x {options.width:,} float32 twice; {options.repeats} turns.")
+    size = f"{options.rows:,} x {options.width:,} float32 twice; {options.repeats} turns."
+    report.write("metrics", command, table, note=size)
     (ROOT / "docs" / "performance_metrics.json").write_text(
         json.dumps({"machine": report.machine(), "seconds": seconds, "results": results}, indent=2) + "\n")
 

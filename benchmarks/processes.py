@@ -2,10 +2,10 @@
 
   python benchmarks/processes.py [--out=docs/processes.json] [--folder=DIR] [--only=NAME]
 
-The digits on 1, 2, 4 and 8 devices of one process, on 2 processes of 2 devices and 4 of 1; stopped and
-killed on some and resumed on others; one process killed, stalled or without a file. Records the largest relative
-deviation of a loss from that of one device, whether index tables agree to the last bit, exit codes, and how long the
-others took to end. Given the same `--out` it goes on where it was.
+The digits on 1, 2, 4 and 8 devices of one process, on 2 processes of 2 devices and 4 of 1; stopped and killed on some
+and resumed on others; one process killed or stalled. Records the largest relative deviation of a loss from that of one
+device, whether index tables agree to the last bit, exit codes, and how long the others took to end. Given the same
+`--out` it goes on where it was.
 """
 
 import argparse

@@ -3,10 +3,10 @@
   python benchmarks/soak.py [--preempt] [--kills=50] [--seed=0] [--out=docs/soak.json] [--folder=DIR]
 
 Each run is the main job on the digits, small, with chosen batches, evaluations and scores. `--preempt` sends one signal
-at each of the moments below and expects exit code 75 within seconds; `--kills` sends SIGKILL at random ones, also in
-the middle of saving, evaluation, bank refresh, choice and scoring, and after a random time. In the end parameters,
-optimizer state, tables, bank, metrics and scores must be the same to the last bit. The record is written after every
-run; given the same `--out`, it goes on where it was.
+at each of the moments below and expects exit code 75; `--kills` sends SIGKILL at random ones, in the middle of saving,
+evaluation, bank refresh, choice and scoring, and after a random time. In the end parameters, optimizer state, tables,
+bank, metrics and scores must be the same to the last bit. The record is written after every run; given the same
+`--out`, it goes on where it was.
 """
 
 import argparse
@@ -151,8 +151,7 @@ def main():
   soak.undisturbed()
   chance = random.Random(options.seed + 1000 * soak.record["runs"])
   if options.preempt:
-    moments = [(place, number, what) for place, most, what in PLACES for number in sorted({1, (most + 1) // 2})
-               if what != "restoring"]
+    moments = [(place, (most + 1) // 2, what) for place, most, what in PLACES if what != "restoring"]
     with progress.bar("preempting", len(moments), unit="moments", delay=0) as bar:
       for k, (place, number, what) in enumerate(moments):
         if [place, number] not in [[entry["place"], entry["call"]] for entry in soak.record["preempted"]]:

@@ -10,7 +10,7 @@
 # by default one that is free now). With DRY_RUN=1 it prints the commands.
 # Ends with the run's exit code: 0 done, 75 stopped by a signal (the same command goes on). A signal to this script goes to
 # all processes. Where one process ends in error, the others are given GRACE seconds (90) to end by themselves: they
-# notice a closed connection at once, and a silent process after --lost_after seconds (60).
+# notice a closed connection at the next collective, and a silent process after --lost_after seconds (60).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [[ -n "${DEVICES:-}" ]]; then

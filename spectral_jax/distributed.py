@@ -23,9 +23,12 @@ LOST_AFTER = 60
 MEETING = 300
 # Variables of launchers that start a single process too, which then is no several-process run.
 SIZES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
-# Seconds in which the living answer when one of them asks who is left.
-ROLL_CALL = 10
 HOSTS = "spectral_jax/hosts"
+
+
+class _Run:
+  """What `start` was told."""
+  lost_after = LOST_AFTER
 
 
 def start(coordinator=None, processes=None, process=None, *, lost_after=LOST_AFTER, meeting=MEETING):
@@ -50,6 +53,7 @@ def start(coordinator=None, processes=None, process=None, *, lost_after=LOST_AFT
   1
   """
   _check(coordinator, processes, process, lost_after)
+  _Run.lost_after = lost_after
   alone = processes == 1 or (coordinator is None and any(os.environ.get(size) == "1" for size in SIZES))
   if alone:
     return 1
@@ -126,20 +130,17 @@ def _service():
 
 
 def _silent():
-  """Says which processes are gone: those that do not come to a barrier to which an error has sent the others."""
+  """Says which processes are gone: those that do not come to a barrier to which an error has sent the others.
+
+  It waits a third of the time after which JAX's service ends all of them.
+  """
+  hosts = {name.rpartition("/")[2]: host for name, host in _service().key_value_dir_get(HOSTS)}
   try:
-    _service().wait_at_barrier("roll call", 1000 * ROLL_CALL)
+    _service().wait_at_barrier("roll call", 1000 * _Run.lost_after // 3)
   except JaxRuntimeError as error:
-    said = str(error)
-    named = re.search(r"timed out task names:\s*((?:\d+\s+)+)", said) or re.search(r"Task (\d+) heartbeat", said)
+    named = (re.search(r"timed out task names:\s*((?:\d+\s+)+)", str(error))
+             or re.search(r"Task (\d+) heartbeat", str(error)))
     if named is None:
       return f"who is left could not be asked: {error}"
-    return "lost " + " and ".join(f"process {i}{_host(i)}" for i in named[1].split())
+    return "lost " + " and ".join(f"process {i} on {hosts.get(i, 'an unknown host')}" for i in named[1].split())
   return "all processes still answer"
-
-
-def _host(process):
-  try:
-    return f" on {_service().key_value_try_get(f'{HOSTS}/{process}')}"
-  except JaxRuntimeError:  # it ended before it could say
-    return ""

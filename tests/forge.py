@@ -163,8 +163,8 @@ def train(config, name):
 def roll_call(config, name):
   """Says who this process is."""
   import jax
-  print(f"process {jax.process_index()} of {jax.process_count()}, {jax.local_device_count()} of {jax.device_count()} "
-        "devices")
+  print(f"process {jax.process_index()} of {jax.process_count()}, "
+        f"{jax.local_device_count()} of {jax.device_count()} devices")
 
 
 def crops(config, name):

@@ -55,4 +55,6 @@ def assert_same(a, b):
   for name, array in a[1].items():
     assert array.dtype == b[1][name].dtype
     np.testing.assert_array_equal(array, b[1][name], err_msg=name)
-  assert a[2] == b[2]
+  for one, other in zip(a[2], b[2]):
+    assert one == other
+  assert len(a[2]) == len(b[2])

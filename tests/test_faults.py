@@ -11,8 +11,8 @@ from tests import runs
 
 KILL, TERM = signal.SIGKILL, signal.SIGTERM
 CHECKPOINTS = "spectral_jax.workdir.checkpoints"
-# Where a run is killed; in this order one run meets all. The second comes while a checkpoint is being replaced, which
-# the signal before it brings about: it stops an evaluation, whose scores then go into a checkpoint of the same step.
+# Where a run is killed; in this order one run meets all. A signal stops an evaluation: its scores go into a checkpoint
+# of the same step later, and the next two kills come while the old one is being replaced.
 KILLS = (
     (f"{CHECKPOINTS}:_seal", 1, KILL),                         # the first checkpoint, written but for its name
     ("spectral_jax.progress:bar(embedding)", 1, KILL),         # bank refresh

@@ -31,7 +31,7 @@ def test_shellcheck_finds_nothing(script):
 
 @pytest.fixture
 def stubs(tmp_path):
-  """A PATH on which srun, scontrol, gcloud and kubectl write down their arguments and end with the code in CODE_<NAME>."""
+  """A PATH on which srun, scontrol and gcloud write down their arguments and end with the code in CODE_<NAME>."""
   folder = tmp_path / "bin"
   folder.mkdir()
   for name in ("srun", "scontrol", "gcloud"):
@@ -65,7 +65,8 @@ def test_a_slurm_job_is_requeued_when_it_was_stopped_and_only_then(stubs, code, 
 def test_what_a_slurm_job_asks_for():
   asked = re.findall(r"^#SBATCH (\S+)", (LAUNCH / "slurm.sbatch").read_text(), re.MULTILINE)
   assert {"--requeue", "--signal=TERM@300"} <= set(asked)
-  tasks, gpus = (next(a.split("=")[1] for a in asked if a.startswith(name)) for name in ("--ntasks-per-node", "--gpus-per-node"))
+  tasks, gpus = (next(a.split("=")[1] for a in asked if a.startswith(name))
+                 for name in ("--ntasks-per-node", "--gpus-per-node"))
   assert tasks == gpus and not any("gpus-per-task" in a for a in asked)
 
 
@@ -187,8 +188,8 @@ def test_local_sh_runs_processes_and_ends_all_when_one_is_killed(tmp_path, forge
   with open(tmp_path / "first.log", "w") as log:
     process = start(log)
     wait_for(lambda: runs.steps_of(tmp_path / "run"), process, log)
-    workers = subprocess.run(["pgrep", "-P", str(process.pid), "-f", "--", "--process=1"], capture_output=True,
-                             text=True)
+    command = ["pgrep", "-P", str(process.pid), "-f", "--", "--process=1"]
+    workers = subprocess.run(command, capture_output=True, text=True)
     os.kill(int(workers.stdout.split()[0]), signal.SIGKILL)
     began = time.monotonic()
     code = process.wait(60)

@@ -140,6 +140,8 @@ def test_the_memory_is_of_the_examples_seen_and_survives_a_stop(digits, tmp_path
 
 @pytest.mark.parametrize("name, kwargs, temperature, message", [
     ("sigmoid", {"learn": ("prior",)}, None, "learn=.*'prior'.*sigmoid learns 'temperature' and 'bias'"),
+    ("sigmoid", {"learn": 1}, None, "learn=1, but sigmoid learns"),
+    ("sigmoid", {"bias": "large"}, None, "does not fit sigmoid"),
     ("nt_xent", {"learn": ("temperature",)}, None, "'learn', which nt_xent does not take"),
     ("global_contrastive", {"log_average": 0.0}, None, "'log_average', which global_contrastive does not take"),
     ("global_contrastive", {"gamma": 0.0}, None, "gamma must be a positive"),

@@ -15,8 +15,7 @@ from spectral_jax.training.batches.tables import epoch_indices
 from spectral_jax.training.run import prepare
 
 SETTINGS = {"batch_size": 64, "steps": 3, "optimizer.warmup_epochs": 0, "model.width": 0.25,
-            "model.projector_hidden": 32,
-            "model.projector_dim": 16, "bank.momentum": 0.9}
+            "model.projector_hidden": 32, "model.projector_dim": 16, "bank.momentum": 0.9}
 EVERYTHING = ((".*", "fsdp"),)
 DEVICES = 4
 STEPS = 3

@@ -36,13 +36,12 @@ def test_preempted_at_every_moment_it_ends_with_the_same_bits(forge, undisturbed
 
 def test_before_there_is_anything_to_save_it_leaves_at_once(forge, tmp_path):
   code, said = forge.run(*runs.flags(runs.SETTINGS, tmp_path), entry="train",
-                         at=("spectral_jax.mesh:make_mesh", 1, TERM))
+                         at=("spectral_jax.training.run:make_mesh", 1, TERM))
   assert code == preemption.EXIT_CODE and "nothing to save" in said
   assert not (tmp_path / "checkpoints").exists()
 
 
-# A main thread that no handler of Python's can interrupt, as while XLA compiles: a sleep in C that goes on after
-# signals.
+# A main thread that no handler of Python's can interrupt, as while XLA compiles: a sleep in C, resumed after signals.
 BUSY = """
 import ctypes
 from spectral_jax import preemption

@@ -1,4 +1,4 @@
-"""The pictures that a run leaves: its curves, augmented pairs, spectrum, nearest neighbors and learners."""
+"""The pictures that a run leaves: curves, augmented pairs, spectrum, nearest neighbors, pairs of learners."""
 
 import itertools
 

@@ -43,8 +43,9 @@ def opening(run, folder):
       f"{data.name}: {data.train.size:,} training and {data.test.size:,} test images of {len(data.class_names)} "
       f"classes, {shape}, {way}\n"
       f"{config.model.encoder} with {parameters:,} parameters, {losses}, batches of {config.batch_size}, "
-      f"{run.total_steps:,} steps on {len(devices)} {devices[0].device_kind} "
-      f"device{'s'[:len(devices) > 1]}{_processes()}\nEverything goes to {folder}")
+      f"{run.total_steps:,} steps on {len(devices)} {devices[0].device_kind} device{'s'[:len(devices) > 1]}"
+      f"{_processes()}\n"
+      f"Everything goes to {folder}")
   skipped = len(data.train.skipped) + len(data.test.skipped)
   if skipped:
     print(f"{skipped} undecodable images were left out, as config.data.on_undecodable='skip' asks: "

@@ -45,8 +45,8 @@ def batch_variance(run, state, sections, sizes, *, batches=50, seed=0):
     raise ValueError(f"batches must be at least 2 for a variance, got {batches}; 50 is the default")
   wrong = [size for size in sizes if not 2 <= size <= run.dataset.train.size]
   if wrong or not sizes:
-    raise ValueError(f"sizes must lie between 2 and the training set, {run.dataset.train.size} images; got "
-                     f"{wrong or sizes}")
+    raise ValueError(
+        f"sizes must lie between 2 and the training set, {run.dataset.train.size} images; got {wrong or sizes}")
   if run.images is None:
     raise ConfigError("the data is streamed; use a resident data set (--config.data.path=resident)")
   network = variables(state.learners[run.program.main])
@@ -90,8 +90,8 @@ class _Moments:
 def _slope(section):
   """A loss's value and its gradient in the embeddings."""
   objective, temperature = make_objective(section), temperature_of(section)
-  return jax.jit(jax.value_and_grad(lambda embeddings,
-                                    batch: objective.loss({}, {}, embeddings, batch, temperature)[0]))
+  value = lambda embeddings, batch: objective.loss({}, {}, embeddings, batch, temperature)[0]
+  return jax.jit(jax.value_and_grad(value))
 
 
 @functools.partial(jax.jit, static_argnums=0)

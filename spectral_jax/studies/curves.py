@@ -14,7 +14,7 @@ TITLES = {one.key: one.title.capitalize() for one in SCORES}
 
 
 def save_comparison(path, results, targets):
-  """Draws the mean curve of each rule against its mean training time; the targets are dotted; returns the names."""
+  """Draws the mean curve of each rule against its mean training time; the targets are dotted; returns `[name]`."""
   rules = list(dict.fromkeys(result["rule"] for result in results))
   curves = {rule: [result["curve"] for result in results if result["rule"] == rule] for rule in rules}
   with style():

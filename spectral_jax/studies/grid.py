@@ -48,7 +48,7 @@ def parse(over, config):
 
 
 def cells(config, axes):
-  """Returns `{name: (values, config)}`: one entry for each combination, in the order of nested loops, last key inmost.
+  """Returns `{name: (values, config)}`, an entry for each combination, in the order of nested loops.
 
   Raises:
     ConfigError: a combination that no run could use; the message names it.
@@ -140,8 +140,8 @@ def _value(key, word, config):
     value = float(value)
   if kind is tuple and isinstance(value, list):
     value = tuple(value)
-  differs = not isinstance(value, kind) and holder[last] is not None
-  if differs or (kind in (int, float, bool) and type(value) is not kind):
+  exact = kind in (int, float, bool)  # True is an int, and no seed
+  if (type(value) is not kind) if exact else (not isinstance(value, kind) and holder[last] is not None):
     raise ConfigError(f"--over: {key} takes {kind.__name__}, got {word!r}")
   return value
 

@@ -21,8 +21,8 @@ def section(results):
   """Markdown of one comparison, from the content of its `results.json`."""
   about, rows, targets = results["about"], results["summary"], results["targets"]
   return "\n".join([
-      *_origin(
-          about, "Seconds are training time: steps, bank refreshes and selection, without evaluation and compilation."),
+      *_origin(about, "Seconds are training time: steps, bank refreshes and selection, without evaluation and "
+               "compilation."),
       *_final(rows), "", *_verdict(rows), "", *_to_targets(rows, targets), "", *_cost(rows), "",
       *(f"![Accuracy over training time]({picture})" for picture in about["pictures"])])
 

@@ -45,8 +45,8 @@ def summary(runs):
     last = [run["curve"][-1] for run in of_seeds]
     rows[name] = {
         "values": {key: value for key, value in of_seeds[0]["values"].items() if key != grid.SEED}, "seeds": len(last),
-        "metrics": {metric: interval([point[metric] for point in last])
-                    for metric in last[0] if metric not in NOT_MEASURED}}
+        "metrics": {metric: interval([point[metric] for point in last]) for metric in last[0]
+                    if metric not in NOT_MEASURED}}
   return rows
 
 
@@ -54,9 +54,8 @@ def draw(folder, content):
   """Writes curves.png and, for every key with several values, against_KEY.png. Returns their names."""
   runs, settings = content["runs"], by_setting(content["runs"])
   metrics = page.shown(list(runs[0]["curve"][-1]), content["show"])
-  names = [curves.save_training(
-      folder / "curves.png", {name: [run["curve"] for run in of_seeds] for name, of_seeds in settings.items()},
-      metrics)]
+  lines = {name: [run["curve"] for run in of_seeds] for name, of_seeds in settings.items()}
+  names = [curves.save_training(folder / "curves.png", lines, metrics)]
   for key, values in content["over"].items():
     if key != grid.SEED and len(values) > 1:
       lines = against(settings, key, metrics)

@@ -115,12 +115,11 @@ def learnt_values(params, temperature):
 
 def _learnt(name, asked, learnable):
   """The arguments to learn; () learns none."""
-  asked = (asked,) if isinstance(asked, str) else tuple(asked)
-  for one in asked:
-    if one not in learnable:
-      raise ConfigError(f"config.loss.kwargs has learn={asked!r}, but {name} learns "
-                        f"{' and '.join(map(repr, learnable))}; () learns none")
-  return asked
+  names = (asked,) if isinstance(asked, str) else asked
+  if not isinstance(names, (tuple, list)) or any(one not in learnable for one in names):
+    raise ConfigError(f"config.loss.kwargs has learn={asked!r}, but {name} learns {' and '.join(map(repr, learnable))}; "
+                      "() learns none")
+  return tuple(names)
 
 
 def _default(function, name):

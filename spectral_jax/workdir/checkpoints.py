@@ -66,7 +66,7 @@ def best(manager):
 
 
 def save(manager, step, content, host, metrics=None):
-  """Starts writing a checkpoint; returns as soon as the arrays have left the device.
+  """Starts writing a checkpoint; returns as soon as the arrays have left the device, or replaces one at once.
 
   Args:
     manager: from `open_checkpoints`.
@@ -79,7 +79,8 @@ def save(manager, step, content, host, metrics=None):
     OSError: the disk has no room for it.
   """
   arrays = {**content, "fingerprint": fingerprint(_arrays(content))}
-  if step in manager.all_steps():
+  replaces = step in manager.all_steps()
+  if replaces:
     manager.wait_until_finished()
     with lead_alone() as alone:
       if alone:
@@ -90,13 +91,17 @@ def save(manager, step, content, host, metrics=None):
       step, metrics=metrics,
       args=ocp.args.Composite(arrays=ocp.args.StandardSave(arrays),
                               host=ocp.args.JsonSave({"format": FORMAT, **host})))
+  if replaces:
+    manager.wait_until_finished()
+    with lead_alone() as alone:
+      if alone:
+        _clear(pathlib.Path(manager.directory))
 
 
 def _put_by(manager, step):
   """Makes room for a new checkpoint of a step; the old one comes back should the new one not be finished."""
   root = pathlib.Path(manager.directory)
   folder = root.parent / REPLACED
-  _clear(root)
   folder.mkdir(exist_ok=True)
   os.replace(root / str(step), folder / str(step))
 
@@ -137,8 +142,7 @@ def restore_latest(manager, example):
     if verdict == 0:
       return found
     if verdict == 2:
-      raise failure or RunError(f"another process could not read the checkpoint of step {step}; its own message says "
-                                "why")
+      raise failure or RunError(f"another process could not read the checkpoint of step {step}; its message says why")
     with lead_alone() as alone:
       if alone:
         moved = _set_aside(manager, step)

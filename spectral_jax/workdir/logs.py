@@ -45,7 +45,7 @@ class Log:
     self._timed = list(host["timed"])         # steps and seconds of intervals that compiled nothing
     self._last = dict(host["last"])
     self.was_interrupted = "pending" in host  # by a signal, and not stopped at a checkpoint that was due
-    self._present, self._before = [(s, record) for s, record in host.get("pending", [])], []
+    self._before, self._present = host.get("pending", ([], []))
     self._started, self._fresh = None, True
     self._lead = is_lead()
     self._lines = host.get("lines")           # of the file when that step was saved
@@ -75,10 +75,8 @@ class Log:
     self._stop()
 
   def interrupted(self):
-    """As `flush`, for a run that stops within an interval: returns the numbers for the checkpoint."""
-    self._write(self._before)
-    self._before = []
-    pending = _on_host(self._present)
+    """For a run that stops within an interval: returns what a checkpoint carries, what is not yet written included."""
+    pending = _on_host(self._before), _on_host(self._present)
     self._stop()
     return {**self.host(), "pending": pending}
 
@@ -181,7 +179,7 @@ def images_per_second(host, batch_size):
 
 
 def _truncate(path, step, lines):
-  """Drops what the run is about to write again: lines after the first `lines` (None: any number) and of later steps.
+  """Drops what the run writes again: lines after the first `lines`, or where that was not kept, of later steps.
 
   Returns how many are left.
   """
