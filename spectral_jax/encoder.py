@@ -73,7 +73,7 @@ def load_encoder(workdir: str | pathlib.Path, *, step: int | str = "best",
   return apply, variables
 
 
-def load_network(workdir, *, step="best", learner=None):
+def load_network(workdir, *, step: int | str = "best", learner=None):
   """The same as `(model, variables)`: the Flax module of encoder and projector, and its variables."""
   config = read_config(workdir)
   variables, _ = read_network(workdir, config, step=step, learner=learner)
