@@ -12,6 +12,13 @@ from spectral_jax._errors import ConfigError, RunError
 from spectral_jax.config import check_keys, find_config
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Where everything is left; by default a folder of runs/.")
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "Of several processes: HOST:PORT of the first, where no launcher says it.")
+PROCESSES = flags.DEFINE_integer("processes", None, "Of several processes: how many there are; 1: this one alone.")
+PROCESS = flags.DEFINE_integer("process", None, "Of several processes: the number of this one, from 0.")
+LOST_AFTER = flags.DEFINE_integer(
+    "lost_after", 60, "Of several processes: one silent for so many seconds is lost; all end.")
+OWN = ("workdir", "coordinator", "processes", "process", "lost_after")
 
 CACHE = "~/.cache/spectral_jax/compiled"
 
@@ -31,41 +38,54 @@ def run(main, default="digits"):
     sys.exit(f"Error: {error}")
   holder = config_flags.DEFINE_config_file(
       "config", path, "The config file of the run: a name or a path.", sys_argv=argv)
-  for name in ("config", "workdir"):  # so that --help of the command shows them beside its own
+  for name in ("config", *OWN):  # so that --help of the command shows them beside its own
     flags.FLAGS.register_key_flag_for_module(argv[0], flags.FLAGS[name])
 
   def body(rest):
     if len(rest) > 1:
       raise app.UsageError(f"unexpected arguments {rest[1:]}; config keys are set as --config.KEY=VALUE")
-    _ended_plainly(lambda: main(holder.value, pathlib.Path(path.split(":")[0]).stem))
+    _ended_plainly(lambda: _together(lambda: main(holder.value, pathlib.Path(path.split(":")[0]).stem)))
 
   app.run(body, argv)
 
 
 def run_on_workdirs(main):
   """Parses the flags and calls `main(workdirs)` with the words that are none; ends as `run` does."""
-  app.run(lambda argv: _ended_plainly(lambda: main(argv[1:])))
+  def body(argv):
+    keep_compiled()
+    main(argv[1:])
+
+  app.run(lambda argv: _ended_plainly(lambda: body(argv)))
+
+
+def _together(work):
+  """Calls `work()` with the other processes of the run, where there are several."""
+  from spectral_jax import distributed
+  from spectral_jax.preemption import leaving
+  distributed.start(COORDINATOR.value, PROCESSES.value, PROCESS.value, lost_after=LOST_AFTER.value)
+  keep_compiled()  # asks for the devices, which are known only now
+  with distributed.together(), leaving():
+    work()
 
 
 def _ended_plainly(work):
   logging.set_verbosity(logging.ERROR)  # JAX and orbax log every step of theirs
-  keep_compiled()
   from spectral_jax.preemption import EXIT_CODE, Preempted
   try:
     work()
   except (ConfigError, RunError) as error:
     sys.exit(f"\nError: {error}")
   except Preempted:
-    print("Stopped as asked; the same command goes on from here.", file=sys.stderr)
+    print("Stopped as asked; the same command goes on from here.", file=sys.stderr, flush=True)
     sys.exit(EXIT_CODE)
 
 
 def keep_compiled():
   """Keeps what XLA compiles in a folder of the user's cache, for later runs; `JAX_COMPILATION_CACHE_DIR` names another.
 
-  Nothing is kept, nor read, where a program spans several CPU devices: one that JAX 0.10.2 reads back runs its collectives
-  without order. With 8 devices on busy cores 2 to 9 of 60 calls returned other values, NaN among them; of 240 calls of the
-  same program freshly compiled none did.
+  Nothing is kept, nor read, where a program spans several CPU devices: one that JAX 0.10.2 reads back runs its
+  collectives without order. With 8 devices on busy cores 2 to 9 of 60 calls returned other values, NaN among them; of
+  240 calls of the same program freshly compiled none did.
   """
   import jax
   if jax.default_backend() == "cpu" and jax.device_count() > 1:

@@ -4,7 +4,7 @@ from spectral_jax import preemption
 from spectral_jax.reports import summary
 from spectral_jax.training.loop import train
 from spectral_jax.training.run import open_run
-from spectral_jax.workdir.folder import SUMMARY, claim, disk_errors
+from spectral_jax.workdir.folder import SUMMARY, claim, disk_errors, worst
 
 
 def main_job(config, workdir, *, restart=False):
@@ -26,7 +26,7 @@ def main_job(config, workdir, *, restart=False):
   run = open_run(config)
   with claim(workdir, config, restart=restart) as folder, disk_errors(folder), preemption.watched():
     summary.opening(run, folder)
-    if (folder / SUMMARY).exists():
+    if not worst(not (folder / SUMMARY).exists()):
       return summary.finished_before(run, folder)
     state, host = train(run, folder)
     return summary.closing(run, state, host, folder)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
 from spectral_jax._errors import ConfigError
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
   from collections.abc import Sequence
   from typing import Any
 
-  from jax.sharding import Mesh
+  from jax.sharding import AbstractMesh, Mesh
   from jaxtyping import Array, ArrayLike, PyTree
 
 PLACEMENTS = ("replicate", "columns", "fsdp")
@@ -84,6 +85,11 @@ def local(array: Array) -> Array:
   return array.addressable_data(0)
 
 
+def of_lead(array: np.ndarray) -> np.ndarray:
+  """A host array as process 0 has it: what several computed may differ in its last bits where their machines do."""
+  return array if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(array)
+
+
 def check_sharding(rules: Sequence[Sequence[str]]) -> None:
   """Raises ConfigError for rules that `state_shardings` could not follow."""
   for rule in rules:
@@ -96,7 +102,7 @@ def check_sharding(rules: Sequence[Sequence[str]]) -> None:
     check_name("sharding", rule[1], PLACEMENTS)
 
 
-def state_shardings(state: PyTree, mesh: Mesh, rules: Sequence[Sequence[str]] = ()) -> PyTree:
+def state_shardings(state: PyTree, mesh: Mesh | AbstractMesh, rules: Sequence[Sequence[str]] = ()) -> PyTree:
   """Returns a tree like `state` of where each array lies, by the first rule whose expression is found in its name.
 
   Args:

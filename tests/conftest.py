@@ -44,3 +44,23 @@ def quick_compilation(request, tmp_path_factory):
   yield
   # A process may map only so many pieces of memory, and every compiled program holds some.
   jax.clear_caches()
+
+
+@pytest.fixture(scope="session")
+def forge(tmp_path_factory):
+  """Starts real processes of the main command, quickly; see tests/forge.py."""
+  from tests.forge import Forge
+  base = tmp_path_factory.getbasetemp()
+  forge = Forge(base / "forge", os.environ.get("SPECTRAL_JAX_TEST_CACHE") or base / "compiled")
+  yield forge
+  forge.close()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(forge, tmp_path_factory):
+  """What a run of `runs.SETTINGS` leaves that nobody disturbs."""
+  from tests import runs
+  folder = tmp_path_factory.mktemp("undisturbed")
+  code, said = forge.run(*runs.flags(runs.SETTINGS, folder), entry="train")
+  assert code == 0, said
+  return runs.left(folder)

@@ -10,7 +10,7 @@ import spectral_jax
 
 # Each defines the flags of a command, of which one process can have only one set.
 COMMANDS = tuple(f"spectral_jax.{name}" for name in (
-    "main", "compare", "embed", "report", "sweep", "validate", "variance"))
+    "main", "compare", "embed", "plan", "report", "sweep", "validate", "variance"))
 NAMES = sorted({m.name for m in pkgutil.walk_packages(spectral_jax.__path__, "spectral_jax.")} - set(COMMANDS))
 
 

@@ -26,6 +26,7 @@ LAYERS = (
     ("_names",),
     ("_anchors", "_arrays", "_defaults", "_eager", *MATHEMATICS),
     ("config", "defaults", "mesh", "preemption", "progress"),
+    ("distributed",),
     ("augment",),
     ("data", "models"),
     ("evaluation",),
@@ -35,7 +36,7 @@ LAYERS = (
     ("reports",),
     ("studies",),
     ("command", "job"),
-    ("compare", "embed", "main", "report", "sweep", "validate", "variance"),
+    ("compare", "embed", "main", "plan", "report", "sweep", "validate", "variance"),
 )
 
 

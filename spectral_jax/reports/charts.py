@@ -1,7 +1,7 @@
 """Interactive charts as Vega-Lite specifications (https://vega.github.io/vega-lite): what to draw, not how.
 
-Data go in as CSV, one column a line, so that a run's curves stay small. Colors of text and axes are `currentColor`: those
-of the page, light or dark.
+Data go in as CSV, one column a line, so that a run's curves stay small. Colors of text and axes are `currentColor`:
+those of the page, light or dark.
 """
 
 import math
@@ -14,7 +14,8 @@ GRAY = "#8b939d"
 CONFIG = {
     "background": "transparent", "font": "system-ui, sans-serif", "view": {"stroke": None},
     "axis": {"labelColor": "currentColor", "titleColor": "currentColor", "domainColor": GRAY, "tickColor": GRAY,
-             "gridColor": GRAY, "gridOpacity": 0.2, "titleFontWeight": "normal", "labelFontSize": 11, "titleFontSize": 11},
+             "gridColor": GRAY, "gridOpacity": 0.2, "titleFontWeight": "normal", "labelFontSize": 11,
+             "titleFontSize": 11},
     "legend": {"labelColor": "currentColor", "orient": "bottom", "title": None,
                "symbolType": "stroke", "symbolStrokeWidth": 3, "labelFontSize": 11, "padding": 0, "offset": 4}}
 
@@ -128,7 +129,8 @@ def spectra(values):
   colors = _colors(list(values), ())
   return {**_chart(), "data": {"values": rows}, "mark": {"type": "line", "strokeWidth": 1.6, "point": {"size": 14}},
           "encoding": {
-              "x": {"field": "k", "type": "quantitative", "scale": {"type": "log"}, "title": "eigenvalue, from the largest",
+              "x": {"field": "k", "type": "quantitative", "scale": {"type": "log"},
+                    "title": "eigenvalue, from the largest",
                     "axis": {"tickCount": 4, "grid": False}},
               "y": {"field": "share", "type": "quantitative", "scale": {"type": "log"}, "title": None,
                     "axis": {"format": ".0e", "tickCount": 5}},

@@ -12,7 +12,7 @@ from spectral_jax.evaluation import SCORES, score, split_pixels, spread
 from spectral_jax.reports import gallery, pairs, report
 from spectral_jax.training.state import variables
 from spectral_jax.workdir import checkpoints
-from spectral_jax.workdir.folder import SUMMARY, is_lead, read_json, write_json
+from spectral_jax.workdir.folder import SUMMARY, is_lead, read_json, worst, write_json
 from spectral_jax.workdir.logs import images_per_second
 
 SCORED = "scores.json"  # what has been scored so far, should the run be stopped meanwhile
@@ -32,6 +32,8 @@ FILES = ((REPORT, "all of it on one page"),
 
 def opening(run, folder):
   """Prints what will be trained, on which data and devices, and where the results go."""
+  if not is_lead():
+    return
   config, data, devices = run.config, run.dataset, run.mesh.devices.ravel()
   learners = jax.eval_shape(run.program.init, 0).learners
   parameters = sum(x.size for x in jax.tree.leaves(next(iter(learners.values())).params))
@@ -41,12 +43,17 @@ def opening(run, folder):
       f"{data.name}: {data.train.size:,} training and {data.test.size:,} test images of {len(data.class_names)} "
       f"classes, {shape}, {way}\n"
       f"{config.model.encoder} with {parameters:,} parameters, {losses}, batches of {config.batch_size}, "
-      f"{run.total_steps:,} steps on {len(devices)} {devices[0].device_kind} device{'s'[:len(devices) > 1]}\n"
+      f"{run.total_steps:,} steps on {len(devices)} {devices[0].device_kind} device{'s'[:len(devices) > 1]}"
+      f"{_processes()}\n"
       f"Everything goes to {folder}")
   skipped = len(data.train.skipped) + len(data.test.skipped)
   if skipped:
     print(f"{skipped} undecodable images were left out, as config.data.on_undecodable='skip' asks: "
           + ", ".join((data.train.skipped + data.test.skipped)[:5]))
+
+
+def _processes():
+  return f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
 
 
 def finished_before(run, folder):
@@ -60,7 +67,8 @@ def finished_before(run, folder):
 
 def closing(run, state, host, folder):
   """Scores the representations and their baselines, writes summary.json and the pictures. Returns the summary."""
-  print("Scoring the representation ...")
+  if is_lead():
+    print("Scoring the representation ...")
   data, limits = run.dataset, run.config.eval
   every = spread(data.train.size, limits.train_limit)
   some = every[spread(len(every), limits.baseline_limit)]
@@ -117,7 +125,8 @@ def _scored(folder, parts):
   path = folder / SCORED
   scored = read_json(path) if path.exists() else {}
   for name, part in parts.items():
-    if name not in scored:
+    # All or none: a part has work that all share, and a shared folder may show them different things.
+    if worst(name not in scored):
       scored[name] = part()
       if is_lead():
         write_json(path, scored)
@@ -148,6 +157,8 @@ def _score(run, train_indices, train, test_indices, test):
 
 def print_table(summary, shots, folder):
   """Prints the scores beside their baselines, and what lies where."""
+  if not is_lead():
+    return
   trained = summary.get("learners", {"trained": summary})
   columns = {**trained, "raw pixels": summary["raw_pixels"], "random init": summary["random_init"]}
   print("\n" + " " * 24 + "".join(f"{name:>13}" for name in columns))
@@ -157,8 +168,9 @@ def print_table(summary, shots, folder):
   if "pairs" in summary:
     pairs.print_table(summary)
   compiling = ", compilation included" if summary["images_per_second_with_compilation"] else ""
-  best = "" if summary["best_step"] is None else \
-      f"\nBest in-training kNN {summary['best_knn_accuracy']:.4f} at step {summary['best_step']:,}; it is kept."
+  best = "" if summary["best_step"] is None else (
+      f"\nBest in-training kNN {summary['best_knn_accuracy']:.4f} at step {summary['best_step']:,}, "
+      "whose checkpoint is kept.")
   print(
       f"\n{summary['train_seconds']:.0f} s of training, {summary['images_per_second']:,.0f} images/s{compiling}, "
       f"final loss {summary['final_loss']:.4f}, "

@@ -71,10 +71,12 @@ def _tables(results):
   """The summary's rows: what the study is about, the rest folded."""
   rows = {name: _cells(row) for name, row in results.get("summary", {}).items()}
   columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-  first = [c for c in columns if c.rpartition("/")[2] in _shown(results) or ("/" not in c and not _is_metric(c, results))]
+  first = [c for c in columns
+           if c.rpartition("/")[2] in _shown(results) or ("/" not in c and not _is_metric(c, results))]
   rest = [c for c in columns if c not in first]
   table = lambda chosen: html.table(
-      ["", *(c.replace("_", " ") for c in chosen)], [[name, *(row.get(c) for c in chosen)] for name, row in rows.items()])
+      ["", *(c.replace("_", " ") for c in chosen)],
+      [[name, *(row.get(c) for c in chosen)] for name, row in rows.items()])
   return [table(first) if first else "", html.folded(f"{len(rest)} more columns", table(rest)) if rest else ""]
 
 
@@ -84,9 +86,7 @@ def _is_metric(column, results):
 
 def _cells(row):
   """A row of a summary as `{column: number or text}`; a pair of numbers is a mean and half its interval."""
-  cells = {}
-  for key, value in flat({k: v for k, v in row.items() if k not in ("values", "metrics")}).items():
-    cells[key] = value
+  cells = flat({k: v for k, v in row.items() if k not in ("values", "metrics")})
   cells |= {key: str(value) for key, value in row.get("values", {}).items()} | row.get("metrics", {})
   return {key: _mean(value) for key, value in cells.items() if value is not None and value != {}}
 

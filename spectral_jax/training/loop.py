@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from spectral_jax import preemption
 from spectral_jax._errors import RunError
+from spectral_jax.distributed import together
 from spectral_jax.evaluation import alignment, spread
 from spectral_jax.metrics import knn_accuracy
 from spectral_jax.training.batches.planner import Planner, first_tables
@@ -15,6 +16,7 @@ from spectral_jax.training.diagnostics import drift_bounds, loss_gaps
 from spectral_jax.training.state import State, variables
 from spectral_jax.training.step import named
 from spectral_jax.workdir import checkpoints
+from spectral_jax.workdir.folder import is_lead
 from spectral_jax.workdir.logs import Diverged, Log
 
 
@@ -33,18 +35,19 @@ def train(run, folder, evaluate=None):
   """
   config = run.config
   state, tables = run.init(), first_tables(run.plan, run.bank)
-  host = {"seconds": 0.0, "timed": [0, 0.0], "last": {}, "evaluated": 0}
+  host = {"seconds": 0.0, "timed": [0, 0.0], "last": {}}
   with checkpoints.open_checkpoints(folder, config.checkpoint.keep) as manager:
     restored = checkpoints.restore_latest(manager, _content(state, tables))
     if restored:
       content, host = restored
       state, tables = State(**content["state"]), of_stored(content["tables"])
-      print(f"Going on from the checkpoint of step {int(state.step)}.")
+      if is_lead():
+        print(f"Going on from the checkpoint of step {int(state.step)}.")
     elif config.init_from:
       state = run.start()
     log = Log(folder, int(state.step), run.total_steps, config, host)
     try:
-      with Planner(run.plan, run.bank, tables, log) as planner:
+      with together(alike=(Diverged,)), Planner(run.plan, run.bank, tables, log) as planner:
         state = steps(run, state, planner, log, manager, evaluate or nearest_neighbors)
     except Diverged as error:
       raise RunError(_advice(error, config, manager)) from None
@@ -55,10 +58,11 @@ def train(run, folder, evaluate=None):
 
 def steps(run, state, planner, log, manager, evaluate):
   """The loop itself. Nothing in it waits for the device, but evaluations and checkpoints."""
-  config, step = run.config, int(state.step)
+  config, step, saved = run.config, int(state.step), None
 
   def look(step, state):
     """Evaluates and saves, after `step` steps, what is due there."""
+    nonlocal saved
     evaluates = is_due(step, run, config.eval_every_epochs * run.steps_per_epoch)
     if not (evaluates or is_due(step, run, config.checkpoint.every_steps)):
       return
@@ -66,11 +70,12 @@ def steps(run, state, planner, log, manager, evaluate):
     log.flush()  # raises where a loss is not finite, so that no such state is ever saved
     scores = _evaluated(run, state, log, step, evaluate) if evaluates else None
     checkpoints.save(manager, step, _content(state, tables), log.host(), scores)
+    saved = step
     log.start()
 
   try:
     log.start()
-    if step and log.evaluated < step:
+    if log.was_interrupted:
       look(step, state)  # it was stopped before it could
     while step < run.total_steps:
       epoch, done = divmod(step, run.steps_per_epoch)
@@ -86,7 +91,7 @@ def steps(run, state, planner, log, manager, evaluate):
         look(step, state)
   except preemption.Preempted:
     host = log.interrupted()
-    if step:
+    if step and step != saved:
       checkpoints.save(manager, step, _content(state, planner.tables_now()), host, None)
     raise
   return state
@@ -101,7 +106,6 @@ def _evaluated(run, state, log, step, evaluate):
   with log.doing("evaluating"):
     scores = evaluate(run, state)
   log.write(step, {**scores, "trained_seconds": log.seconds(), "evaluation_seconds": time.perf_counter() - started})
-  log.evaluated = step
   return scores
 
 

@@ -21,10 +21,11 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from spectral_jax._errors import RunError
-from spectral_jax.workdir.folder import is_lead, write_json
+from spectral_jax.workdir.folder import is_lead, lead_alone, worst, write_json
 
 DIRECTORY = "checkpoints"
 SET_ASIDE = "damaged_checkpoints"
+REPLACED = "replaced_checkpoints"
 CHECKSUMS = "checksums.json"
 # 1: one learner, without this number. 2: learners by name.
 FORMAT = 2
@@ -35,6 +36,10 @@ def open_checkpoints(folder, keep=1, *, read_only=False):
   """Returns an orbax manager that keeps the last `keep` checkpoints and the one of best kNN accuracy."""
   logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs every write
   root = (pathlib.Path(folder) / DIRECTORY).absolute()
+  if not read_only:
+    with lead_alone() as alone:
+      if alone:
+        _clear(root)
   policy = checkpoint_managers.AnyPreservationPolicy([
       checkpoint_managers.LatestN(keep),
       checkpoint_managers.BestN(get_metric_fn=_accuracy, n=1, keep_checkpoints_without_metrics=False)])
@@ -61,7 +66,7 @@ def best(manager):
 
 
 def save(manager, step, content, host, metrics=None):
-  """Starts writing a checkpoint; returns as soon as the arrays have left the device.
+  """Starts writing a checkpoint; returns as soon as the arrays have left the device, or replaces one at once.
 
   Args:
     manager: from `open_checkpoints`.
@@ -74,13 +79,40 @@ def save(manager, step, content, host, metrics=None):
     OSError: the disk has no room for it.
   """
   arrays = {**content, "fingerprint": fingerprint(_arrays(content))}
-  if step in manager.all_steps():
-    manager.delete(step)
+  replaces = step in manager.all_steps()
+  if replaces:
+    manager.wait_until_finished()
+    with lead_alone() as alone:
+      if alone:
+        _put_by(manager, step)
+    manager.reload()
   _check_room(manager.directory, sum(getattr(leaf, "nbytes", 8) for leaf in jax.tree.leaves(arrays)))
   manager.save(
       step, metrics=metrics,
       args=ocp.args.Composite(arrays=ocp.args.StandardSave(arrays),
                               host=ocp.args.JsonSave({"format": FORMAT, **host})))
+  if replaces:
+    manager.wait_until_finished()
+    with lead_alone() as alone:
+      if alone:
+        _clear(pathlib.Path(manager.directory))
+
+
+def _put_by(manager, step):
+  """Makes room for a new checkpoint of a step; the old one comes back should the new one not be finished."""
+  root = pathlib.Path(manager.directory)
+  folder = root.parent / REPLACED
+  folder.mkdir(exist_ok=True)
+  os.replace(root / str(step), folder / str(step))
+
+
+def _clear(root):
+  """Ends what `_put_by` began: removes a checkpoint that has been replaced, puts one back that was going to be."""
+  for old in (root.parent / REPLACED).glob("*"):
+    if (root / old.name).exists():
+      shutil.rmtree(old)
+    else:
+      os.replace(old, root / old.name)
 
 
 def _check_room(folder, needed):
@@ -104,16 +136,31 @@ def restore_latest(manager, example):
   """
   steps = sorted(manager.all_steps(), reverse=True)
   for step in steps:
-    try:
-      return restore(manager, step, example)
-    except Damaged as error:
-      moved = _set_aside(manager, step)
-      print(f"The checkpoint of step {step} is damaged ({error}); moved to {moved}.")
+    found, failure = _attempt(manager, step, example)
+    # Each process reads its part; all do what the worst off must.
+    verdict = worst(0 if failure is None else 1 if isinstance(failure, Damaged) else 2)
+    if verdict == 0:
+      return found
+    if verdict == 2:
+      raise failure or RunError(f"another process could not read the checkpoint of step {step}; its message says why")
+    with lead_alone() as alone:
+      if alone:
+        moved = _set_aside(manager, step)
+        print(f"The checkpoint of step {step} is damaged ({failure or 'says another process'}); moved to {moved}.")
+    manager.reload()
   aside = pathlib.Path(manager.directory).parent / SET_ASIDE
   if steps or aside.exists():
     raise RunError(f"No whole checkpoint is left; the damaged ones are in {aside}. "
                    "Use --restart to start again from step 0; what is there is kept under another name.")
   return None
+
+
+def _attempt(manager, step, example):
+  """What `restore` returns, and what it raises."""
+  try:
+    return restore(manager, step, example), None
+  except RunError as error:
+    return None, error
 
 
 class Damaged(RunError):
@@ -248,7 +295,6 @@ def _set_aside(manager, step):
   aside.mkdir(exist_ok=True)
   target = aside / f"{step}-{len(list(aside.iterdir()))}"
   os.replace(root / str(step), target)
-  manager.reload()
   return target
 
 

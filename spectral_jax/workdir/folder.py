@@ -8,6 +8,7 @@ import os
 import pathlib
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from spectral_jax._errors import ConfigError, RunError
@@ -15,9 +16,10 @@ from spectral_jax.defaults import get_defaults
 
 CONFIG = "config.json"
 SUMMARY = "summary.json"
-LONGER = ("\nA run cannot be made longer afterwards: its learning rate has followed a schedule made for its length, down to 0 "
-          "at the last step, so that more steps would be neither this run nor the longer one. In another --workdir, train "
-          "the longer run, or go on from these weights with a schedule of its own: --config.init_from={folder}")
+LONGER = ("\nA run cannot be made longer afterwards: its learning rate has followed a schedule made for its length, "
+          "down to 0 at the last step, so that more steps would be neither this run nor the longer one. In another "
+          "--workdir, train the longer run, or go on from these weights with a schedule of its own: "
+          "--config.init_from={folder}")
 
 
 def is_lead():
@@ -25,10 +27,25 @@ def is_lead():
   return jax.process_index() == 0
 
 
-def wait_for_all(what):
-  """Returns when every process has come here; `what` names the place in errors."""
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices(what)
+def worst(value):
+  """The largest of the integers that the processes give, in all of them; returns when every process has come here."""
+  return value if jax.process_count() == 1 else int(multihost_utils.process_allgather(np.int32(value)).max())
+
+
+@contextlib.contextmanager
+def lead_alone():
+  """Yields whether this process is to do something for all; the others wait for it at the end.
+
+  Raises:
+    RunError: in the others, where the lead failed.
+  """
+  try:
+    yield is_lead()
+  except BaseException:
+    worst(1)
+    raise
+  if worst(0):
+    raise RunError("the run's first process stopped; its own message says why")
 
 
 def config_dict(config):
@@ -48,12 +65,12 @@ def claim(folder, config, *, restart=False):
   """
   folder = pathlib.Path(folder).expanduser().absolute()
   with contextlib.ExitStack() as stack:
-    if is_lead():
-      stack.enter_context(_locked(folder))
-      if restart:
-        begin_anew(folder)
-      _same_config(folder, config_dict(config))
-    wait_for_all("claim")
+    with lead_alone() as alone:
+      if alone:
+        stack.enter_context(_locked(folder))
+        if restart:
+          begin_anew(folder)
+        _same_config(folder, config_dict(config))
     yield folder
 
 
@@ -174,8 +191,8 @@ def disk_errors(folder):
   try:
     yield
   except Exception as error:  # of whatever type a library makes of it; all but a full disk go on as they are
-    known = isinstance(error, OSError) and error.errno in _FULL
-    reasons = [error.strerror] if known else [os.strerror(n) for n in _FULL if os.strerror(n) in str(error)]  # pyright: ignore[reportAttributeAccessIssue]
+    own = [error.strerror] if isinstance(error, OSError) and error.errno in _FULL else []
+    reasons = own or [os.strerror(n) for n in _FULL if os.strerror(n) in str(error)]
     if not reasons:
       raise
     raise RunError(

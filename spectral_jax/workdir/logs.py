@@ -44,12 +44,14 @@ class Log:
     self._seconds = host["seconds"]           # trained, evaluation left out
     self._timed = list(host["timed"])         # steps and seconds of intervals that compiled nothing
     self._last = dict(host["last"])
-    self.evaluated = host["evaluated"]        # the last step whose scores are written
-    self._present, self._before = [(s, record) for s, record in host.get("pending", [])], []
+    self.was_interrupted = "pending" in host  # by a signal, and not stopped at a checkpoint that was due
+    self._before, self._present = host.get("pending", ([], []))
     self._started, self._fresh = None, True
     self._lead = is_lead()
+    self._lines = host.get("lines")           # of the file when that step was saved
     if self._lead:
-      self._file = open(_truncated(folder / METRICS, step), "a")
+      self._lines = _truncate(folder / METRICS, step, self._lines)
+      self._file = open(folder / METRICS, "a")
       self._events = Events(folder, purge_step=step + 1 if step else None)
     self._bar = progress.bar("compiling", total_steps, unit="steps", initial=step, delay=0.0, leave=True,
                              bar_format="{percentage:3.0f}% of {total_fmt} steps  {desc}", disable=not self._lead)
@@ -73,10 +75,8 @@ class Log:
     self._stop()
 
   def interrupted(self):
-    """As `flush`, for a run that stops within an interval: returns the numbers for the checkpoint."""
-    self._write(self._before)
-    self._before = []
-    pending = _on_host(self._present)
+    """For a run that stops within an interval: returns what a checkpoint carries, what is not yet written included."""
+    pending = _on_host(self._before), _on_host(self._present)
     self._stop()
     return {**self.host(), "pending": pending}
 
@@ -89,6 +89,7 @@ class Log:
     if self._lead:
       self._file.write(json.dumps({"step": step, **values}) + "\n")
       self._file.flush()
+      self._lines += 1
       self._events.scalars(step, values)
 
   @contextlib.contextmanager
@@ -106,7 +107,7 @@ class Log:
 
   def host(self):
     """The numbers that a checkpoint carries along."""
-    return {"seconds": self._seconds, "timed": self._timed, "last": self._last, "evaluated": self.evaluated}
+    return {"seconds": self._seconds, "timed": self._timed, "last": self._last, "lines": self._lines}
 
   def close(self):
     self._bar.close()
@@ -177,14 +178,19 @@ def images_per_second(host, batch_size):
   return steps * batch_size / seconds if seconds else 0.0
 
 
-def _truncated(path, step):
-  """Drops lines later than `step`: the run is about to write them again."""
-  if path.exists():
-    kept = [line for line in path.read_text(errors="replace").splitlines() if _step(line) <= step]
-    part = path.with_name(path.name + ".part")
-    part.write_text("".join(line + "\n" for line in kept))
-    part.replace(path)
-  return path
+def _truncate(path, step, lines):
+  """Drops what the run writes again: lines after the first `lines`, or where that was not kept, of later steps.
+
+  Returns how many are left.
+  """
+  if not path.exists():
+    return 0
+  kept = path.read_text(errors="replace").splitlines()[:lines]
+  kept = [line for line in kept if _step(line) <= step]
+  part = path.with_name(path.name + ".part")
+  part.write_text("".join(line + "\n" for line in kept))
+  part.replace(path)
+  return len(kept)
 
 
 def _step(line):

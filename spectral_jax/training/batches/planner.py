@@ -16,6 +16,7 @@ import numpy as np
 
 from spectral_jax import preemption, spectrum
 from spectral_jax._errors import ConfigError
+from spectral_jax.mesh import of_lead
 from spectral_jax.selection import epoch_batches
 from spectral_jax.training.batches.given import load_reference, load_table
 from spectral_jax.training.batches.tables import Tables, epoch_indices
@@ -79,8 +80,8 @@ class Planner:
     self._coming = None
     self._spent, self._began, self._refreshing = 0.0, log.seconds(), {}
     if plan.given is not None and not np.array_equal(tables.present, plan.table(tables.epoch)):
-      raise ConfigError(f"the index table is not the one that this run began with: epoch {tables.epoch} had other batches. "
-                        "Give config.selection.table the file as it was, or another --workdir")
+      raise ConfigError(f"the index table is not the one that this run began with: epoch {tables.epoch} had other "
+                        "batches. Give config.selection.table the file as it was, or another --workdir")
     if tables.following is None:
       self._begin(tables.epoch + 1, tables.bank)
 
@@ -127,7 +128,8 @@ class Planner:
         break
       preemption.check()
     try:
-      return self._coming.result()  # pyright: ignore[reportOptionalMemberAccess]
+      table, report = self._coming.result()  # pyright: ignore[reportOptionalMemberAccess]
+      return of_lead(table), report
     except ValueError:
       self._log.flush()  # embeddings that are not finite come of a loss that is not, which says more
       raise
@@ -169,7 +171,7 @@ def selects(selection):
 
 
 def first_tables(plan, bank):
-  """The tables of a run's beginning: two epochs of given or random batches, and an empty bank where one will be kept."""
+  """The tables of a run's beginning: two epochs of given or random batches, and an empty bank if one will be kept."""
   return Tables(0, plan.table(0), plan.table(1), bank.empty() if bank else None)
 
 

@@ -1,0 +1,236 @@
+"""Real processes for tests and soak scripts: forked from one that has imported everything, so that each starts at once.
+
+`Forge` starts the server below; `start` has it fork a child that runs the main command as `python -m spectral_jax.main`
+would, in a process group of its own. A signal can be sent at a chosen moment: `at=(place, number, signal)`, when the
+function `place` ("module:name") is called for the `number`th time, or with an argument as "module:name(argument)".
+"""
+
+import collections
+import importlib
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+class Child:
+  """A process of a forge; `wait` returns its exit code, negative for a signal."""
+
+  def __init__(self, pid, log, codes):
+    self.pid, self.log, self._codes = pid, pathlib.Path(log), codes
+
+  def wait(self, timeout=120):
+    until = time.monotonic() + timeout
+    while (code := self._codes(self.pid)) is None:
+      if time.monotonic() > until:
+        os.kill(self.pid, signal.SIGKILL)
+        raise TimeoutError(f"process {self.pid} did not end within {timeout} s:\n{self.said()[-3000:]}")
+      time.sleep(0.02)
+    return code
+
+  def wait_until_stopped(self, timeout=120):
+    """Waits until SIGSTOP has taken effect."""
+    until = time.monotonic() + timeout
+    while pathlib.Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+      if not self.running() or time.monotonic() > until:
+        raise TimeoutError(f"process {self.pid} did not stop:\n{self.said()[-3000:]}")
+      time.sleep(0.02)
+
+  def kill(self, number):
+    os.kill(self.pid, number)
+
+  def running(self):
+    return self._codes(self.pid) is None
+
+  def said(self):
+    return self.log.read_text(errors="replace")
+
+
+class Forge:
+  """A server that forks; close it at the end."""
+
+  def __init__(self, folder, cache):
+    self._folder, self._count, self._ended = pathlib.Path(folder), 0, {}
+    self.cache = cache
+    self._folder.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu",
+                   "JAX_COMPILATION_CACHE_DIR": str(cache),
+                   "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "TF_CPP_MIN_LOG_LEVEL": "1"}
+    self._server = subprocess.Popen([sys.executable, "-m", "tests.forge"], cwd=ROOT, env=environment, text=True,
+                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+  def start(self, *flags, devices=1, at=None, quick=True, entry="main", env=None):
+    """Starts the main command with these flags on so many CPU devices; with `entry` "train" it does not score the end.
+
+    Returns a `Child`.
+    """
+    self._count += 1
+    log = self._folder / f"{self._count}.log"
+    pid = self._ask({"flags": list(map(str, flags)), "devices": devices, "log": str(log), "at": at, "quick": quick,
+                     "entry": entry, "env": env or {}})
+    return Child(pid, log, self._code)
+
+  def run(self, *flags, timeout=120, **options):
+    """The same, waited for; returns its exit code and what it said."""
+    child = self.start(*flags, **options)
+    return child.wait(timeout), child.said()
+
+  def _code(self, pid):
+    if pid not in self._ended:
+      code = self._ask({"wait": pid})
+      if code is None:
+        return None
+      self._ended[pid] = code
+    return self._ended[pid]
+
+  def _ask(self, question):
+    self._server.stdin.write(json.dumps(question) + "\n")
+    self._server.stdin.flush()
+    return json.loads(self._server.stdout.readline())
+
+  def close(self):
+    self._server.stdin.close()
+    self._server.wait(30)
+
+
+def free_port():
+  with socket.socket() as probe:
+    probe.bind(("127.0.0.1", 0))
+    return probe.getsockname()[1]
+
+
+def serve():
+
+  for line in sys.stdin:
+    question = json.loads(line)
+    if "wait" in question:
+      pid, status = os.waitpid(question["wait"], os.WNOHANG)
+      answer = os.waitstatus_to_exitcode(status) if pid else None
+    else:
+      answer = os.fork()
+      if not answer:
+        child(question)
+    print(json.dumps(answer), flush=True)
+
+
+def child(question):
+  os.setpgid(0, 0)
+  log = os.open(question["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+  os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+  os.dup2(log, 1)
+  os.dup2(log, 2)
+  os.environ.update(question["env"])
+  import jax
+
+  from spectral_jax import command, main
+  jax.config.update("jax_num_cpu_devices", question["devices"])
+  jax.config.update("jax_disable_most_optimizations", question["quick"])
+  if question["at"]:
+    arm(*question["at"])
+  sys.argv = ["main", *question["flags"]]
+  sys.modules["__main__"] = main
+  code = 1
+  try:
+    command.run({"main": main.main, "train": train, "crops": crops, "roll_call": roll_call}[question["entry"]])
+  except SystemExit as end:
+    code = end.code
+    if isinstance(code, str):
+      print(code, file=sys.stderr)
+      code = 1
+    code = code or 0
+  except BaseException:
+    import traceback
+    traceback.print_exc()
+  finish(code)
+
+
+def train(config, name):
+  """The main job without its scores and pictures."""
+  from spectral_jax import command, preemption
+  from spectral_jax.training import loop, run
+  from spectral_jax.workdir.folder import claim
+  opened = run.open_run(config)
+  with claim(command.WORKDIR.value, config) as folder, preemption.watched():
+    loop.train(opened, folder)
+
+
+def roll_call(config, name):
+  """Says who this process is."""
+  import jax
+  print(f"process {jax.process_index()} of {jax.process_count()}, "
+        f"{jax.local_device_count()} of {jax.device_count()} devices")
+
+
+def crops(config, name):
+  """Leaves the first epoch's batches as they lie on this process's devices, and which images it has read for them."""
+  import dataclasses
+
+  import jax
+  import numpy as np
+
+  from spectral_jax import command, mesh
+  from spectral_jax.data import open_dataset
+  from spectral_jax.training.batches import feed, tables
+  split, read = open_dataset(config.data).train, []
+  inner = split.encoded.read
+
+  def counted(indices):
+    read.extend(np.asarray(indices).tolist())
+    return inner(indices)
+
+  split = dataclasses.replace(split, encoded=dataclasses.replace(split.encoded, read=counted))
+  table = tables.epoch_indices(config.seed, 0, split.size, config.batch_size)
+  of = feed.make_feed(split, mesh.make_mesh(), config.data.image_size, config.seed, config.augment.crop_scale)
+  batches = list(of(table, 0))
+
+  def mine(array, axis):
+    shards = sorted(array.addressable_shards, key=lambda shard: shard.index[axis].start or 0)
+    return np.concatenate([np.asarray(shard.data) for shard in shards], axis)
+
+  folder = pathlib.Path(command.WORKDIR.value)
+  folder.mkdir(parents=True, exist_ok=True)
+  order = {index: at for at, index in enumerate(table.ravel().tolist())}
+  np.savez(folder / f"crops-{jax.process_index()}.npz", read=sorted(read, key=order.get),
+           index=np.stack([mine(batch["index"], 0) for batch in batches]),
+           images=np.stack([mine(batch["images"], 1) for batch in batches]))
+
+
+def finish(code):
+  """Ends as the interpreter would: with the functions that are to be called at exit."""
+  import atexit
+  import threading
+  threading._shutdown()
+  atexit._run_exitfuncs()
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(code)
+
+
+def arm(place, number, signal_number):
+  """Sends this process a signal when it comes to a place for the `number`th time."""
+  path, _, argument = place.removesuffix(")").partition("(")
+  module, _, name = path.partition(":")
+  holder = importlib.import_module(module)
+  for part in name.split(".")[:-1]:
+    holder = getattr(holder, part)
+  name = name.split(".")[-1]
+  inner, calls = getattr(holder, name), collections.Counter()
+
+  def outer(*args, **kwargs):
+    if not argument or argument in [*args, *kwargs.values()]:
+      calls[place] += 1
+      if calls[place] == number:
+        os.kill(os.getpid(), signal_number)
+    return inner(*args, **kwargs)
+
+  setattr(holder, name, outer)
+
+
+if __name__ == "__main__":
+  serve()
