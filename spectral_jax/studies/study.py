@@ -11,7 +11,7 @@ import jax
 
 from spectral_jax import preemption
 from spectral_jax._errors import RunError
-from spectral_jax.studies import page
+from spectral_jax.studies import page, study_page
 from spectral_jax.studies.cases import run_cases
 from spectral_jax.workdir.folder import claim, write_json
 
@@ -30,7 +30,7 @@ class Study(NamedTuple):
 
 
 def conduct(study, config, folder):
-  """Makes the runs that are not there yet; leaves results.json, whose content it returns, table.md and the pictures.
+  """Makes the runs that are not there yet; leaves results.json, whose content it returns, table.md, report.html, pictures.
 
   Raises:
     ConfigError: a config that no run could use, or a folder that holds another study.
@@ -47,6 +47,7 @@ def conduct(study, config, folder):
     write_json(folder / "results.json", content)
     table = study.section(content)
     (folder / "table.md").write_text(table + "\n")
+    study_page.write(folder / "report.html", folder)
     print(f"\n{table}\n\nEverything is in {folder}")
   return content
 
