@@ -204,13 +204,14 @@ def one_under_flags(sizes):
                     "step, milliseconds": 1e3 * seconds_of(step, sizes["repeats"])}))
 
 
-def config_of(sizes, encoder, stem, side, batch, **changes):
-  """`configs/cifar10.py` with another encoder, size and batch."""
+def config_of(sizes, encoder, stem, side, batch, epochs=100, **changes):
+  """`configs/cifar10.py` with another encoder, size, batch and length, a tenth of it the warm-up."""
   from spectral_jax.config import load_config
   config = load_config("cifar10")
   config.update_from_flattened_dict({
-      "data.image_size": side, "batch_size": batch, "model.encoder": encoder, "model.stem": stem,
-      "model.dtype": sizes["dtype"], "diagnostics_every": 0, "eval.shots": 1, **changes})
+      "data.image_size": side, "batch_size": batch, "epochs": epochs, "optimizer.warmup_epochs": epochs // 10,
+      "model.encoder": encoder, "model.stem": stem, "model.dtype": sizes["dtype"], "diagnostics_every": 0,
+      "eval.shots": 1, **changes})
   return config
 
 
@@ -533,7 +534,8 @@ def main(argv=None):
     one_under_flags(SIZES[options.rehearse])
     return 0
   if options.here or options.rehearse:
-    return 0 if all([run_stage(name, options) for name in options.stages]) else 75
+    done = [run_stage(name, options) for name in options.stages]  # all of them, whether the first fails or not
+    return 0 if all(done) else 75
   environment = os.environ | {"PYTHONPATH": os.pathsep.join([*site, os.environ.get("PYTHONPATH", "")]),
                               "JAX_COMPILATION_CACHE_DIR": str(options.out / "compiled"),
                               "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}

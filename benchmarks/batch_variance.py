@@ -2,8 +2,9 @@
 
   python benchmarks/batch_variance.py OUT.json [--steps=100] [--batches=50] [--seeds=0,1,2]
 
-The network is the digits config's at half its width, trained for `--steps` steps of InfoNCE with batches of 128; what is measured is said in
-`spectral_jax/studies/batch_variance.py`. `benchmarks/results.py` makes a section of docs/results.md of the file.
+The network is the digits config's at half its width, trained for `--steps` steps of InfoNCE with batches of 128; what
+is measured is said in `spectral_jax/studies/batch_variance.py`. `benchmarks/results.py` makes a section of
+docs/results.md of the file.
 """
 
 import argparse
@@ -25,7 +26,8 @@ from spectral_jax.studies.batch_variance import batch_variance
 from spectral_jax.training.run import prepare
 
 SIZES = (2, 4, 8, 16, 32, 64, 128, 256, 512)
-LOSSES = {"kcl": learner("kcl"), "info_nce": learner("info_nce", temperature=0.5), "dhel": learner("dhel", temperature=0.5)}
+LOSSES = {"kcl": learner("kcl"), "info_nce": learner("info_nce", temperature=0.5),
+          "dhel": learner("dhel", temperature=0.5)}
 
 
 def trained(run, steps):
@@ -55,10 +57,11 @@ def main():
     run = prepare(config, dataset, mesh)
     rows = batch_variance(run, trained(run, options.steps), LOSSES, SIZES, batches=options.batches, seed=seed)
     runs.append({"seed": seed, "rows": rows})
-    print(f"seed {seed}: " + ", ".join(f"{name} {rows[name][2]['variance']:.3g} at 2, {rows[name][512]['variance']:.3g} at 512"
-                                       for name in rows), flush=True)
-  about = {"command": f"python benchmarks/batch_variance.py OUT.json --steps={options.steps} --batches={options.batches} "
-                      f"--seeds={options.seeds}", "machine": report.machine(), "date": str(datetime.date.today()),
+    said = [f"{name} {row[SIZES[0]]['variance']:.3g} to {row[SIZES[-1]]['variance']:.3g}" for name, row in rows.items()]
+    print(f"seed {seed}: {', '.join(said)}", flush=True)
+  about = {"command": f"python benchmarks/batch_variance.py OUT.json --steps={options.steps} "
+                      f"--batches={options.batches} --seeds={options.seeds}", "machine": report.machine(),
+           "date": str(datetime.date.today()),
            "batches": options.batches, "steps": options.steps}
   options.out.write_text(json.dumps({"about": about, "runs": runs}, indent=2) + "\n")
 

@@ -2,10 +2,10 @@
 
   python benchmarks/metrics.py [--rows=50000] [--width=2048] [--repeats=3] [--write]
 
-Each figure is of a process of its own. Time: CKA and the three products `X^T X`, `Y^T Y`, `X^T Y` in float32 take turns; the
-ratio is that of neighbors, its median is told. Memory: the process's largest resident size less that before the call, when
-the inputs were there and everything was compiled. `--write` puts the table into docs/performance.md and the figures into
-docs/performance_metrics.json.
+Each figure is of a process of its own. Time: CKA and the three products `X^T X`, `Y^T Y`, `X^T Y` in float32 take
+turns; the ratio is that of neighbors, its median is told. Memory: the process's largest resident size less that before
+the call, when the inputs were there and everything was compiled. `--write` puts the table into docs/performance.md and
+the figures into docs/performance_metrics.json.
 """
 
 import argparse
@@ -48,8 +48,8 @@ def forms(x, y):
   """`{name: (prepare, call)}`: `prepare` compiles, `call` computes."""
   shapes = [jax.ShapeDtypeStruct(z.shape, z.dtype) for z in (x, y)]
   exact = jax.lax.Precision.HIGHEST
-  products = jax.jit(lambda x, y: tuple(
-      jnp.sum(jnp.abs(jnp.matmul(a.T, b, precision=exact))) for a, b in ((x, x), (y, y), (x, y)))).lower(*shapes).compile()
+  product = lambda a, b: jnp.sum(jnp.abs(jnp.matmul(a.T, b, precision=exact)))
+  products = jax.jit(lambda x, y: (product(x, x), product(y, y), product(x, y))).lower(*shapes).compile()
   mask = jax.ShapeDtypeStruct((len(x),), bool)
   whole = cka._linear_cka.lower(*shapes, mask, unbiased=True, axis_name=None).compile()
   stream = metrics.streaming_cka(unbiased=True)
@@ -121,7 +121,7 @@ def main():
   def of(only):
     words = [sys.executable, __file__, f"--only={only}"] + [
         f"--{key}={getattr(options, key)}" for key in ("rows", "width", "repeats")]
-    done = subprocess.run(words, capture_output=True, text=True)
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
       sys.exit(done.stderr)
     return json.loads(done.stdout.splitlines()[-1])
@@ -138,7 +138,8 @@ def main():
   print(f"{report.machine()}\n\n{table}")
   if options.write:
     command = " ".join(["python benchmarks/metrics.py", *(w for w in sys.argv[1:] if w != "--write")])
-    report.write("metrics", command, table, note=f"{options.rows:,} x {options.width:,} float32 twice; {options.repeats} turns.")
+    size = f"{options.rows:,} x {options.width:,} float32 twice; {options.repeats} turns."
+    report.write("metrics", command, table, note=size)
     (ROOT / "docs" / "performance_metrics.json").write_text(
         json.dumps({"machine": report.machine(), "seconds": seconds, "results": results}, indent=2) + "\n")
 

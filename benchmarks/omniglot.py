@@ -3,8 +3,8 @@
   curl -LO https://github.com/brendenlake/omniglot/raw/master/python/images_background.zip
   python benchmarks/omniglot.py images_background.zip data/omniglot
 
-Every character was drawn by 20 people: the first 15 drawings go to data/omniglot/train/CLASS, the last 5 to data/omniglot/test/CLASS, so
-that nobody's hand is in both. Lake, Salakhutdinov and Tenenbaum 2015, MIT license.
+Every character was drawn by 20 people: the first 15 drawings go to data/omniglot/train/CLASS, the last 5 to
+data/omniglot/test/CLASS, so that nobody's hand is in both. Lake, Salakhutdinov and Tenenbaum 2015, MIT license.
 """
 
 import argparse

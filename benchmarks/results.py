@@ -1,7 +1,7 @@
 """Writes the sections of docs/results.md on coupled learners and on batch sizes, from stored results of sweeps.
 
   python benchmarks/results.py                # from docs/results_alignment.json and docs/results_batches.json
-  python benchmarks/results.py --from=DIR     # first makes these two of the sweeps in DIR, in folders of the names below
+  python benchmarks/results.py --from=DIR     # first makes these two of the sweeps in DIR, in folders of these names
 
 A sweep that is not there is left out of its section, which says so. Every sentence that states an outcome is computed.
 """
@@ -11,6 +11,7 @@ import itertools
 import json
 import math
 import pathlib
+import re
 import sys
 
 import numpy as np
@@ -27,13 +28,15 @@ BATCHES = ("batch_softmax", "batch_kcl", "sensitivity_softmax", "sensitivity_kcl
 VARIANCE = "batch_variance"
 KEPT = ("knn_accuracy", "linear_accuracy", "few_shot_accuracy", "test_encoder_cka", "test_encoder_cka_unbiased",
         "test_encoder_rsa", "test_encoder_mutual_knn", "test_projector_cka", "weight_gap", "similarity_drift",
-        "similarity_drift_bound", "similarity_drift_largest", "similarity_cka", "similarity_cka_bound", "similarity_rsa",
-        "similarity_rsa_bound", "loss_gap", "loss_gap_bound", "test_projector_alignment", "test_projector_uniformity",
+        "similarity_drift_bound", "similarity_drift_largest", "similarity_cka", "similarity_cka_bound",
+        "similarity_rsa", "similarity_rsa_bound", "loss_gap", "loss_gap_bound", "test_projector_alignment",
+        "test_projector_uniformity",
         "test_projector_wasserstein_uniformity", "test_projector_effective_rank", "step")
 OTHERS = ("nscl", "supcon", "cross_entropy")
 WRITTEN = "Written by `python benchmarks/results.py` from the JSON beside this page."
-PUBLISHED = ("Published, not measured here: CIFAR-100, ResNet-50, 300 epochs, CKA(CL, NSCL) .91 and RSA .91; at temperatures .1, .5 "
-             "and 1 CKA of about .85, .95 and .97; CKA(CL, SCL) of .04 on Tiny-ImageNet (arXiv 2510.08852).")
+PUBLISHED = ("Published, not measured here: CIFAR-100, ResNet-50, 300 epochs, CKA(CL, NSCL) .91 and RSA .91; at "
+             "temperatures .1, .5 and 1 CKA of about .85, .95 and .97; CKA(CL, SCL) of .04 on Tiny-ImageNet "
+             "(arXiv 2510.08852).")
 
 
 def main():
@@ -52,7 +55,8 @@ def main():
   results = DOCS / "results.md"
   page.write_section(results, "alignment", "Contrastive and supervised learners under shared randomness",
                      alignment(stored["alignment"]))
-  page.write_section(results, "batches", "Batch size: InfoNCE, DCL, DHEL and KCL", batches(stored["batches"], stored["variance"]))
+  page.write_section(results, "batches", "Batch size: InfoNCE, DCL, DHEL and KCL",
+                     batches(stored["batches"], stored["variance"]))
 
 
 def _store(name, content):
@@ -64,17 +68,20 @@ def compact(folder, whole):
   """What the page needs of a sweep: of each run the values, and the last point (all of them where `whole`)."""
   content = json.loads((folder / "results.json").read_text())
   kept = lambda point: {key: float(f"{value:.6g}") for key, value in point.items() if key.rpartition("/")[2] in KEPT}
-  return {"about": content["about"], "failures": content["failures"], "runs": [
-      {"values": run["values"], "class_names": run["class_names"] if len(run["class_names"]) <= 50 else len(run["class_names"]),
+  named = lambda names: names if len(names) <= 50 else len(names)
+  about = {**content["about"], "command": re.sub(r"data_dir=\S+", "data_dir=DIR", content["about"]["command"])}
+  return {"about": about, "failures": content["failures"], "runs": [
+      {"values": run["values"], "class_names": named(run["class_names"]),
        "curve": [kept(point) for point in (run["curve"] if whole else run["curve"][-1:])]} for run in content["runs"]]}
 
 
 # Alignment -----------------------------------------------------------------------------------------------------------
 
 def alignment(sweeps):
-  lines = [WRITTEN, "", "Learners `cl` (DCL), `nscl`, `supcon` and `cross_entropy` of one run begin as one network, and see the same batches and "
-           "views. CKA is the linear, biased one that papers report, RSA Pearson's on cosines; both of the encoder's features "
-           "on the whole test set. Means with 95% intervals over seeds (Student's t).", "", PUBLISHED, ""]
+  lines = [WRITTEN, "", "Learners `cl` (DCL), `nscl`, `supcon` and `cross_entropy` of one run begin as one network, "
+           "and see the same batches and views. CKA is the linear, biased one that papers report, RSA Pearson's on "
+           "cosines; both of the encoder's features on the whole test set. Means with 95% intervals over seeds (Student's t).", "",
+           PUBLISHED, ""]
   for sweep, title in (("coupled_digits", "Digits"), ("coupled_omniglot_classes", "Omniglot, number of classes"),
                        ("coupled_omniglot_temperature", "Omniglot, temperature")):
     if sweep not in sweeps:
@@ -82,8 +89,9 @@ def alignment(sweeps):
       continue
     runs = sweeps[sweep]["runs"]
     if sweep == "coupled_omniglot_temperature":
-      runs = sorted(runs + [run for run in sweeps.get("coupled_omniglot_classes", {"runs": []})["runs"]
-                            if run["values"]["data.classes"] == "242"], key=lambda run: run["values"]["loss.temperature"])
+      more = sweeps.get("coupled_omniglot_classes", {"runs": []})["runs"]
+      runs = sorted(runs + [run for run in more if run["values"]["data.classes"] == "242"],
+                    key=lambda run: run["values"]["loss.temperature"])
     lines += [f"### {title}", "", *_origin(sweeps[sweep]), *_pairs_table(runs), "", *_closest(runs), *_trends(runs), ""]
     if sweep == "coupled_digits":
       picture = curves.save_against(DOCS / "results_alignment.png", "data.classes", _panels(runs))
@@ -97,7 +105,7 @@ def alignment(sweeps):
 def _origin(sweep):
   about = sweep["about"]
   failed = f" Failed cells: {', '.join(sweep['failures'])}." if sweep["failures"] else ""
-  return [f"`{about['command']}`", "", f"{about['date']}, {about['hardware']}, of which one was used. {about['setting']} "
+  return [f"`{about['command']}`", "", f"{about['date']}, {about['hardware']}, shared. {about['setting']} "
           f"Seeds {about['seeds']}.{failed}", ""]
 
 
@@ -131,12 +139,13 @@ def _closest(runs):
   for other in OTHERS[1:]:
     said = {"nearer": [], "farther": [], "not distinguishable": []}
     for (classes, temperature), points in _cells(runs).items():
-      mean, half = interval([_of_pair(p, "cl", "nscl", "test_encoder_cka") - _of_pair(p, "cl", other, "test_encoder_cka")
-                             for p in points])
+      cka = lambda point, name: _of_pair(point, "cl", name, "test_encoder_cka")
+      mean, half = interval([cka(point, "nscl") - cka(point, other) for point in points])
       side = "nearer" if mean > half else "farther" if mean < -half else "not distinguishable"
       said[side].append(f"{classes} classes at {temperature:g}")
     told = "; ".join(f"{side}: {', '.join(cells)}" for side, cells in said.items() if cells)
-    lines.append(f"- NSCL against {other} by CKA with CL, differences within a seed whose interval excludes zero: {told}.")
+    lines.append(f"- NSCL against {other} by CKA with CL, differences within a seed whose interval excludes zero: "
+                 f"{told}.")
   return lines
 
 
@@ -172,8 +181,8 @@ def _over_time(sweep):
   by_temperature = {}
   for run in sweep["runs"]:
     by_temperature.setdefault(run["values"]["loss.temperature"], []).append(run["curve"])
-  names = [f"cl ~ {other}" for other in OTHERS]
-  lines += ["| temperature | step | " + " | ".join(f"{what}, {name}" for what in ("weight gap", "CKA") for name in names) + " |",
+  heads = [f"{what}, cl ~ {other}" for what in ("weight gap", "CKA") for other in OTHERS]
+  lines += ["| temperature | step | " + " | ".join(heads) + " |",
             "|---:|---:|" + "---:|" * 6]
   verdicts, drawn = [], {}
   for temperature, seeds in by_temperature.items():
@@ -187,8 +196,9 @@ def _over_time(sweep):
             (int(points[0]["step"]), [_of_pair(p, "cl", other, metric) for p in points]) for points in zip(*seeds)]
       change = interval([_of_pair(c[-1], "cl", "nscl", metric) - _of_pair(c[0], "cl", "nscl", metric) for c in seeds])
       first, last = (np.mean([_of_pair(c[i], "cl", "nscl", metric) for c in seeds]) for i in (0, -1))
-      verdicts.append(f"- {what}(cl, nscl) at temperature {temperature:g}: {first:.3f} at step {seeds[0][0]['step']:.0f}, {last:.3f} at "
-                      f"step {seeds[0][-1]['step']:.0f}, a change of {_signed(*change)}.")
+      verdicts.append(f"- {what}(cl, nscl) at temperature {temperature:g}: {first:.3f} at step "
+                      f"{seeds[0][0]['step']:.0f}, {last:.3f} at step {seeds[0][-1]['step']:.0f}, a change of "
+                      f"{_signed(*change)}.")
   picture = curves.save_against(DOCS / "results_alignment_time.png", "step", drawn, columns=2)
   return [*lines, "", *verdicts, "", f"![Weight gap and CKA over training]({picture})", ""]
 
@@ -202,16 +212,17 @@ def _bounds(runs):
   gaps = [(point[key], point[f"{key}_bound"]) for point in points for key in point if key.endswith("/loss_gap")]
   if gaps:
     ratios = [gap / bound for gap, bound in gaps]
-    lines.append(f"- Loss gap: {sum(gap <= bound for gap, bound in gaps)} of {len(gaps)} measured lie within the bound, at "
-                 f"{min(ratios):.1%} to {max(ratios):.1%} of it. (The tests ask it of every step.)")
+    lines.append(f"- Loss gap: {sum(gap <= bound for gap, bound in gaps)} of {len(gaps)} measured lie within the "
+                 f"bound, at {min(ratios):.1%} to {max(ratios):.1%} of it. (The tests ask it of every step.)")
   for name, title in (("similarity_cka", "CKA"), ("similarity_rsa", "RSA")):
     rows = [(point[key], point[f"{key}_bound"]) for point in points for key in point if key.endswith(f"/{name}")]
     if rows:
       held = sum(value >= bound - 1e-4 for value, bound in rows)
       vacuous = sum(bound <= 0 for _, bound in rows)
       rest = [value - bound for value, bound in rows if bound > 0]
-      lines.append(f"- {title} of similarities by their distance: {held} of {len(rows)} measured lie above the bound, which is "
-                   f"vacuous (0 or less) in {vacuous}; elsewhere it is below the value by {np.median(rest):.3f} (median).")
+      lines.append(f"- {title} of similarities by their distance: {held} of {len(rows)} measured lie above the bound, "
+                   f"which is vacuous (0 or less) in {vacuous}; elsewhere it is below the value by "
+                   f"{np.median(rest):.3f} (median).")
   drifts = [(run["values"]["loss.temperature"], point) for run in runs for point in run["curve"]
             if "cl~nscl/similarity_drift_bound" in point]
   for temperature, of_temperature in itertools.groupby(sorted(drifts, key=lambda row: row[0]), key=lambda row: row[0]):
@@ -219,11 +230,13 @@ def _bounds(runs):
     bounds = [row["cl~nscl/similarity_drift_bound"] for row in rows]
     vacuous = sum(not b < row["cl~nscl/similarity_drift_largest"] for b, row in zip(bounds, rows))
     exceeded = sum(row["cl~nscl/similarity_drift"] > b for b, row in zip(bounds, rows))
-    lines.append(f"- Drift of similarities at temperature {temperature:g}: measured {_range([r['cl~nscl/similarity_drift'] for r in rows])}, "
+    measured = _range([row["cl~nscl/similarity_drift"] for row in rows])
+    lines.append(f"- Drift of similarities at temperature {temperature:g}: measured {measured}, "
                  f"the theorem's number {_range(bounds)}: vacuous in {vacuous}, exceeded in {exceeded} of {len(rows)}.")
   if drifts:
-    lines += ["", "The theorem on drift is about gradient descent on the similarities themselves; the runs descend in parameters with "
-              "AdamW, whose step sizes stand for the theorem's. Where its number is exceeded, it is not a bound on such a run. "
+    lines += ["", "The theorem on drift is about gradient descent on the similarities themselves; the runs descend in "
+              "parameters with AdamW, whose step sizes stand for the theorem's. Where its number is exceeded, it is "
+              "not a bound on such a run. "
               "`notebooks/04_alignment.ipynb` has the descent that it is about."]
   return lines
 
@@ -232,13 +245,15 @@ def _bounds(runs):
 
 MEASURES = (("few_shot_accuracy", "few labels"), ("linear_accuracy", "linear"), ("knn_accuracy", "kNN"),
             ("test_projector_alignment", "alignment"), ("test_projector_uniformity", "uniformity"),
-            ("test_projector_wasserstein_uniformity", "Wasserstein uniformity"), ("test_projector_effective_rank", "effective rank"))
+            ("test_projector_wasserstein_uniformity", "Wasserstein uniformity"),
+            ("test_projector_effective_rank", "effective rank"))
 
 
 def batches(sweeps, variance):
-  lines = [WRITTEN, "", "One encoder, the same seeds and as many epochs at every batch size, the learning rate growing with its root. Measured on the test "
-           "set: accuracy of frozen features; of the projections alignment and uniformity (lower is closer, more uniform), "
-           "Wasserstein uniformity (0 is uniform) and effective rank (entropy). Means with 95% intervals over seeds.", ""]
+  lines = [WRITTEN, "", "One encoder, the same seeds and as many epochs at every batch size, the learning rate "
+           "growing with its root. Measured on the test set: accuracy of frozen features; of the projections "
+           "alignment and uniformity (lower is closer, more uniform), Wasserstein uniformity (0 is uniform) and "
+           "effective rank (entropy). Means with 95% intervals over seeds.", ""]
   runs = []
   for sweep in BATCHES[:2]:
     if sweep not in sweeps:
@@ -249,7 +264,8 @@ def batches(sweeps, variance):
   if runs:
     lines += [*_measures(runs, ("loss.name", "batch_size")), "", *_which_ranks(runs), ""]
     panels = {title: _lines_of(runs, key) for key, title in MEASURES if key != "linear_accuracy"}
-    lines += [f"![Measures against the batch size]({curves.save_against(DOCS / 'results_batches.png', 'batch size', panels)})", ""]
+    picture = curves.save_against(DOCS / "results_batches.png", "batch size", panels)
+    lines += [f"![Measures against the batch size]({picture})", ""]
   for sweep, key in ((BATCHES[2], "loss.temperature"), (BATCHES[3], "loss.kwargs.gamma")):
     lines += [f"### Sensitivity to {key}", ""]
     if sweep in sweeps:
@@ -267,7 +283,8 @@ def _by(runs, keys):
 
 
 def _measures(runs, keys):
-  lines = [f"| {' | '.join(key.rpartition('.')[2] for key in keys)} | " + " | ".join(title for _, title in MEASURES) + " |",
+  heads = [*(key.rpartition(".")[2] for key in keys), *(title for _, title in MEASURES)]
+  lines = [f"| {' | '.join(heads)} |",
            "|---|---:|" + "---:|" * len(MEASURES)]
   for values, points in _by(runs, keys).items():
     cells = [_plain([point[key] for point in points], 2 if "rank" in key else 3) for key, _ in MEASURES]
@@ -284,9 +301,10 @@ def _lines_of(runs, key):
 
 def _which_ranks(runs):
   """Rank correlation of each measure with accuracy, over all runs and within each loss."""
-  lines = ["Does a measure rank runs by their accuracy? Spearman's correlation with it, with a 95% bootstrap interval over runs "
-           "(uniformities with their sign turned: more uniform is larger):", "",
-           "| runs | number | accuracy | " + " | ".join(title for _, title in MEASURES[4:]) + " |", "|---|---:|---|" + "---:|" * 3]
+  lines = ["Does a measure rank runs by their accuracy? Spearman's correlation with it, with a 95% bootstrap interval "
+           "over runs (uniformities with their sign turned: more uniform is larger):", "",
+           "| runs | number | accuracy | " + " | ".join(title for _, title in MEASURES[4:]) + " |",
+           "|---|---:|---|" + "---:|" * 3]
   groups = {"all": runs}
   for run in runs:
     groups.setdefault(run["values"]["loss.name"], []).append(run)
@@ -307,10 +325,10 @@ def _variance(content):
   if not content:
     return [*lines, "Not run."]
   about, runs = content["about"], content["runs"]
-  lines += [f"`{about['command']}`", "", f"{about['machine']}. The digits, the network of half the digits config's width after "
-            f"{about['steps']} steps, {about['batches']} batches a size, running batch statistics, {len(runs)} seeds. `B variance` is the batch "
-            "size times the trace of the covariance of the parameters' gradient, over its value at 512: 1 for a mean over independent "
-            "examples.", ""]
+  lines += [f"`{about['command']}`", "", f"{about['machine']}. The digits, the network of half the digits config's "
+            f"width after {about['steps']} steps, {about['batches']} batches a size, running batch statistics, "
+            f"{len(runs)} seeds. `B variance` is the batch size times the trace of the covariance of the parameters' "
+            "gradient, over its value at 512: 1 for a mean over independent examples.", ""]
   names, sizes = list(runs[0]["rows"]), list(next(iter(runs[0]["rows"].values())))
   lines += ["| B | " + " | ".join(f"{name}: loss | B variance | variance / squared mean" for name in names) + " |",
             "|---:|" + "---:|" * 3 * len(names)]
@@ -322,11 +340,10 @@ def _variance(content):
                 _plain([int(size) * row[size]["variance"] / (512 * row["512"]["variance"]) for row in rows], 2),
                 f"{np.mean([row[size]['normalized'] for row in rows]):.3g}"]
     lines.append(f"| {size} | " + " | ".join(cells) + " |")
-  panels = {"variance of the gradient": {}, "mean loss": {}}
-  for name in names:
-    panels["variance of the gradient"][name] = [(int(s), [math.log10(r["rows"][name][s]["variance"]) for r in runs]) for s in sizes]
-    panels["mean loss"][name] = [(int(s), [r["rows"][name][s]["loss"][0] for r in runs]) for s in sizes]
-  panels["log10 of the gradient's variance"] = panels.pop("variance of the gradient")
+  over = lambda name, of: [(int(size), [of(run["rows"][name][size]) for run in runs]) for size in sizes]
+  logarithm = lambda row: math.log10(row["variance"])
+  panels = {"log10 of the gradient's variance": {name: over(name, logarithm) for name in names},
+            "mean loss": {name: over(name, lambda row: row["loss"][0]) for name in names}}
   picture = curves.save_against(DOCS / "results_variance.png", "batch size", panels)
   return [*lines, "", *_expectations(runs, names, sizes), "", f"![Gradient variance against the batch size]({picture})"]
 

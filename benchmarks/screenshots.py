@@ -23,7 +23,8 @@ def main():
   parser.add_argument("--browser", default="chromium")
   options = parser.parse_args()
   if not shutil.which(options.browser):
-    sys.exit(f"there is no {options.browser} here; install it (Debian: apt-get install chromium) or name another --browser")
+    sys.exit(f"there is no {options.browser} here; install it (Debian: apt-get install chromium) or name another "
+             "--browser")
   options.out.mkdir(parents=True, exist_ok=True)
   for width in WIDTHS:
     for scheme, number in SCHEMES.items():

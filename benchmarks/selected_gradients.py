@@ -2,11 +2,11 @@
 
   python benchmarks/selected_gradients.py [--config=omniglot] [--epochs 2 8 16] [--seeds 0 1 2] [--write]
 
-Trains with random batches; after each of the epochs every rule chooses an epoch from the bank, and the training step's own
-gradient is taken of all its batches, each with views of its own. Per rule: the batches' rank; the loss; the mean norm of the
-gradient by parameters; its variance `sum ||g_k - m||^2 / (K - 1)` over batches; the cosine of its mean `m` with that of
-random batches; the anchors' mean squared gradient, its band, and their effective negatives. `--write` puts the tables into
-docs/results.md and the figures of every seed into docs/selected_gradients.json.
+Trains with random batches; after each of the epochs every rule chooses an epoch from the bank, and the training step's
+own gradient is taken of all its batches, each with views of its own. Per rule: the batches' rank; the loss; the mean
+norm of the gradient by parameters; its variance `sum ||g_k - m||^2 / (K - 1)` over batches; the cosine of its mean `m`
+with that of random batches; the anchors' mean squared gradient, its band, and their effective negatives. `--write` puts
+the tables into docs/results.md and the figures of every seed into docs/selected_gradients.json.
 """
 
 import argparse
@@ -43,7 +43,8 @@ RULES = {
     "cluster": dict(rule="cluster"), "gcbs": dict(rule="gcbs"), "b3": dict(rule="b3", skip=10)}
 # Key of a figure, the head of its column, digits.
 COLUMNS = (("rank", "rank", 1), ("loss", "loss", 2), ("norm", "gradient norm", 2), ("variance", "variance", 2),
-           ("noise", "variance / squared mean", 1), ("cosine", "cosine with random", 2), ("anchor", "anchors' squared gradient", 2),
+           ("noise", "variance / squared mean", 1), ("cosine", "cosine with random", 2),
+           ("anchor", "anchors' squared gradient", 2),
            ("band", "band", 0), ("negatives", "effective negatives", 1))
 
 

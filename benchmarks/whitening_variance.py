@@ -3,10 +3,10 @@
   python benchmarks/whitening_variance.py [--config=digits] [--stages 0 50 300] [--seeds 0 1 2] [--write]
 
 Two runs, one without and one with whitening of the embeddings. At each stage (steps of training) the gradient of 50
-batches is taken without and with whitening, by the parameters, by the projector's outputs and by the rows that the loss sees,
-once at fixed parameters and once along the next 50 steps. A ratio is the variance without over that with: above 1 where
-whitening lowers it. 2510.05767 states 1.37 and that it matches its upper bound. `--write` puts the tables into docs/results.md and the
-figures into docs/whitening_variance.json.
+batches is taken without and with whitening, by the parameters, by the projector's outputs and by the rows that the loss
+sees, once at fixed parameters and once along the next 50 steps. A ratio is the variance without over that with: above 1
+where whitening lowers it. 2510.05767 states 1.37 and that it matches its upper bound. `--write` puts the tables into
+docs/results.md and the figures into docs/whitening_variance.json.
 """
 
 import argparse
@@ -82,7 +82,8 @@ def readings(flat, scalars):
   mean = flat.mean(0)
   variance = float(np.sum((flat - mean) ** 2) / (len(flat) - 1))
   own = {name: float(np.mean([float(s[name]) for s in scalars])) for name in scalars[0]}
-  return {"parameters": variance, "parameters, relative": variance / float(mean @ mean), "its norm": float(norms.var(ddof=1)),
+  return {"parameters": variance, "parameters, relative": variance / float(mean @ mean),
+          "its norm": float(norms.var(ddof=1)),
           "its norm, relative": float(norms.var(ddof=1) / norms.mean() ** 2), **own}
 
 
@@ -134,8 +135,10 @@ def study(config, stages, seeds):
 
 # A column: trained and measured without, trained and measured with, moving.
 PAIRS = {
-    "trained without": (("", "", False), ("", "zca", False)), "trained with": (("zca", "", False), ("zca", "zca", False)),
-    "each its own": (("", "", False), ("zca", "zca", False)), "each its own, along 50 steps": (("", "", True), ("zca", "zca", True))}
+    "trained without": (("", "", False), ("", "zca", False)),
+    "trained with": (("zca", "", False), ("zca", "zca", False)),
+    "each its own": (("", "", False), ("zca", "zca", False)),
+    "each its own, along 50 steps": (("", "", True), ("zca", "zca", True))}
 
 
 def tables(results):

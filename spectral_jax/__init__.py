@@ -7,7 +7,7 @@ Training (`spectral_jax.training`, `python -m spectral_jax.main`) and `load_enco
 import importlib
 
 _MODULES = ("bounds", "gradients", "losses", "metrics", "selection", "spectrum")
-__all__ = [*_MODULES, "load_encoder"]
+__all__ = ["bounds", "gradients", "load_encoder", "losses", "metrics", "selection", "spectrum"]
 __version__ = "0.1.0"
 
 

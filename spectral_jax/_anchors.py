@@ -31,8 +31,8 @@ NOT_COVERED = {
     "supcon": "an anchor has several positives",
     "hard_negative": "its weights of negatives may be negative, so that their mean can lie outside the unit ball",
     "spectral_contrastive": "its negatives have weights of both signs, whose sum may be 0",
-    "global_contrastive": "it depends on earlier batches: the gradient is that of loss='dcl' times g/a, the batch's estimate "
-                          "over the average, and so is its band"}
+    "global_contrastive": "it depends on earlier batches: the gradient is that of loss='dcl' times g/a, the batch's "
+                          "estimate over the average, and so is its band"}
 TILE_ENTRIES = 2 ** 19  # similarities alive at once: 2 MiB of float32, so that a tile stays in a core's cache
 
 
@@ -122,7 +122,7 @@ def _anchor(p, u_i, v_i, own):
 
 
 def logits(p, similarities):
-  """The logarithms of what negatives of these similarities weigh; they grow with them, at most `p.scale` times as fast."""
+  """Logarithms of negatives' weights by their similarities; they grow with them, at most `p.scale` times as fast."""
   scores = p.scale * similarities
   return jax.nn.log_sigmoid(scores + p.bias) if p.loss == "sigmoid" else scores
 

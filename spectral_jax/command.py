@@ -83,9 +83,9 @@ def _ended_plainly(work):
 def keep_compiled():
   """Keeps what XLA compiles in a folder of the user's cache, for later runs; `JAX_COMPILATION_CACHE_DIR` names another.
 
-  Nothing is kept, nor read, where a program spans several CPU devices: one that JAX 0.10.2 reads back runs its collectives
-  without order. With 8 devices on busy cores 2 to 9 of 60 calls returned other values, NaN among them; of 240 calls of the
-  same program freshly compiled none did.
+  Nothing is kept, nor read, where a program spans several CPU devices: one that JAX 0.10.2 reads back runs its
+  collectives without order. With 8 devices on busy cores 2 to 9 of 60 calls returned other values, NaN among them; of
+  240 calls of the same program freshly compiled none did.
   """
   import jax
   if jax.default_backend() == "cpu" and jax.device_count() > 1:

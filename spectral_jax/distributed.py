@@ -61,7 +61,7 @@ def start(coordinator=None, processes=None, process=None, *, lost_after=LOST_AFT
       coordinator_address=coordinator, num_processes=processes, process_id=process,
       cluster_detection_method="deactivate")
   try:
-    jax.distributed.initialize(**by_flags, heartbeat_timeout_seconds=lost_after, initialization_timeout=meeting)
+    jax.distributed.initialize(**by_flags, heartbeat_timeout_seconds=lost_after, initialization_timeout=meeting)  # pyright: ignore[reportArgumentType]
   except ValueError as error:
     if by_flags or "coordinator_address" not in str(error):
       raise
@@ -86,7 +86,7 @@ def _check(coordinator, processes, process, lost_after):
                       "belong together; leave all out where a launcher (SLURM, TPU, Kubernetes, Open MPI) says it")
   if processes is not None and processes < 1:
     raise ConfigError(f"--processes must be at least 1, got {processes}")
-  if process is not None and not 0 <= process < processes:
+  if process is not None and processes is not None and not 0 <= process < processes:
     raise ConfigError(f"--process must be from 0 to {processes - 1}, one below --processes, got {process}")
   if coordinator is not None and not coordinator.rpartition(":")[2].isdigit():
     raise ConfigError(f"--coordinator must be HOST:PORT, such as 10.0.0.1:12345, got {coordinator!r}")

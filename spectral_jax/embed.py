@@ -4,10 +4,10 @@
       [--split=test] [--data_dir=DIR] [--step=best] [--learner=NAME] [--batch_size=256] [--skip_undecodable]
   python -m spectral_jax.embed WORKDIR --export=encoder.safetensors
 
-Without --data the images are those of the run's own data set. The file has `features` (n, f) float32, the representation
-before the projector, `labels` (n,) int32 (-1: none), `names` (n,) and `class_names`. Of a folder all images below it are
-taken, a class being the name of the folder that an image lies in. --export writes the variables of encoder and projector,
-named as in Flax with dots, and the config of the model beside them.
+Without --data the images are those of the run's own data set. The file has `features` (n, f) float32, the
+representation before the projector, `labels` (n,) int32 (-1: none), `names` (n,) and `class_names`. Of a folder all
+images below it are taken, a class being the name of the folder that an image lies in. --export writes the variables of
+encoder and projector, named as in Flax with dots, and the config of the model beside them.
 """
 
 import pathlib
@@ -19,7 +19,8 @@ from spectral_jax._errors import ConfigError
 
 OUT = flags.DEFINE_string("out", None, "The .npz file that features go to.")
 DATA = flags.DEFINE_string("data", None, "A folder of images, tfds:NAME, or another name that config.data.name takes.")
-DATA_DIR = flags.DEFINE_string("data_dir", "", "Where TensorFlow Datasets has prepared its data; '': its default folder.")
+DATA_DIR = flags.DEFINE_string(
+    "data_dir", "", "Where TensorFlow Datasets has prepared its data; '': its default folder.")
 SPLIT = flags.DEFINE_enum("split", "test", ["train", "test"], "Which part of a data set; a folder is taken whole.")
 STEP = flags.DEFINE_string("step", "best", "Of which checkpoint: best, last, or a number of updates.")
 LEARNER = flags.DEFINE_string("learner", None, "Of several learners, which; by default the main one.")
@@ -30,7 +31,8 @@ EXPORT = flags.DEFINE_string("export", None, "The .safetensors file that the var
 
 def main(words):
   if len(words) != 1:
-    raise ConfigError(f"give one workdir, as in `python -m spectral_jax.embed runs/digits --out=features.npz`; got {words}")
+    raise ConfigError("give one workdir, as in `python -m spectral_jax.embed runs/digits --out=features.npz`; got "
+                      f"{words}")
   if not (OUT.value or EXPORT.value):
     raise ConfigError("nothing to do: give --out=features.npz for features, --export=encoder.safetensors for variables")
   # After the flags: a wrong one is answered at once.
@@ -51,8 +53,8 @@ def main(words):
                   skip_undecodable=SKIP.value)
     with disk_errors(OUT.value):
       save(OUT.value, found)
-    print(f"Written: {OUT.value}, features of {len(found['labels']):,} images in {found['features'].shape[1]} dimensions, "
-          f"by the encoder of step {step}")
+    print(f"Written: {OUT.value}, features of {len(found['labels']):,} images in {found['features'].shape[1]} "
+          f"dimensions, by the encoder of step {step}")
 
 
 def _check_path(path, suffix):

@@ -76,7 +76,8 @@ def export(path, variables, config, step):
   try:
     from safetensors.numpy import save_file
   except ModuleNotFoundError as error:
-    raise ConfigError("--export writes safetensors; install the extra: pip install 'spectral_jax[safetensors]'") from error
+    raise ConfigError("--export writes safetensors; install the extra: pip install 'spectral_jax[safetensors]'"
+                      ) from error
   arrays = {name: np.ascontiguousarray(array) for name, array in flat(variables).items() if not isinstance(array, dict)}
   about = {"model": config.model.to_dict(), "image_size": config.data.image_size, "step": step}
   part = f"{path}.part"

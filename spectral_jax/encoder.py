@@ -1,13 +1,22 @@
 """Trained encoders, read back from a workdir: no data set is opened and no optimizer is built."""
 
+from __future__ import annotations
+
 import pathlib
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from spectral_jax._errors import ConfigError
 from spectral_jax._names import nearest
+
+if TYPE_CHECKING:
+  from collections.abc import Callable
+
+  from jaxtyping import Array, ArrayLike, Float, PyTree
 
 try:
   from flax.errors import ScopeParamShapeError
@@ -23,7 +32,8 @@ except ModuleNotFoundError as error:
 LOWEST, HIGHEST = -0.5, 1.5
 
 
-def load_encoder(workdir, *, step="best", learner=None):
+def load_encoder(workdir: str | pathlib.Path, *, step: int | str = "best",
+                 learner: str | None = None) -> tuple[Callable[[PyTree, ArrayLike], Float[Array, "b f"]], PyTree]:
   """The trained encoder of a run, as a pure function and its variables.
 
   `features = encoder(images)`, the representation before the projector, with the running batch statistics.
@@ -37,12 +47,12 @@ def load_encoder(workdir, *, step="best", learner=None):
   Returns:
     `(apply, variables)`. `apply(variables, images)` takes `(b, h, w, c)` images, uint8 or floats in [0, 1], of the size
     and channels that the run was trained on (other sizes where the encoder averages over positions: ConvNet, ResNets),
-    and returns `(b, f)` float32 features. It is compiled for each shape and may be called under `jit`, `vmap` and `grad`.
-    `variables` is `{"params": ..., "batch_stats": ...}`, arrays as Flax takes them, projector included.
+    and returns `(b, f)` float32 features. It is compiled for each shape and may be called under `jit`, `vmap` and
+    `grad`. `variables` is `{"params": ..., "batch_stats": ...}`, arrays as Flax takes them, projector included.
 
   Raises:
-    ConfigError: no such workdir, no checkpoint, a step or learner that is not there (those there are named), or a damaged
-      config.json.
+    ConfigError: no such workdir, no checkpoint, a step or learner that is not there (those there are named), or a
+      damaged config.json.
     RunError: the checkpoint is damaged or was written in another format.
 
   >>> import spectral_jax
@@ -63,14 +73,14 @@ def load_encoder(workdir, *, step="best", learner=None):
   return apply, variables
 
 
-def load_network(workdir, *, step="best", learner=None):
+def load_network(workdir, *, step: int | str = "best", learner=None):
   """The same as `(model, variables)`: the Flax module of encoder and projector, and its variables."""
   config = read_config(workdir)
   variables, _ = read_network(workdir, config, step=step, learner=learner)
   return build_model(config.model), jax.tree.map(jnp.asarray, variables)
 
 
-def read_network(workdir, config, *, step="best", learner=None):
+def read_network(workdir, config, *, step: int | str = "best", learner=None):
   """Returns the variables as NumPy arrays, and the step that they were saved at."""
   folder = pathlib.Path(workdir).expanduser().absolute()
   if not (folder / checkpoints.DIRECTORY).is_dir():
@@ -86,8 +96,8 @@ def read_network(workdir, config, *, step="best", learner=None):
                         f"{', '.join(map(repr, sorted(names)))}") from None
     except checkpoints.Damaged as error:
       others = [other for other in sorted(manager.all_steps()) if other != step]
-      raise checkpoints.Damaged(f"{error}; {f'other steps there: {_listed(others)}' if others else 'it is the only one'}"
-                                ) from error
+      rest = f"other steps there: {_listed(others)}" if others else "it is the only one"
+      raise checkpoints.Damaged(f"{error}; {rest}") from error
 
 
 def _existing(manager, folder, step):
@@ -100,14 +110,14 @@ def _existing(manager, folder, step):
   if step == "best":
     found = checkpoints.best(manager)
     if found is None:
-      raise ConfigError(f"no checkpoint of {folder} has been evaluated yet, so none is best; give step='last' or one of "
-                        f"{_listed(there)}")
+      raise ConfigError(f"no checkpoint of {folder} has been evaluated yet, so none is best; give step='last' or one "
+                        f"of {_listed(there)}")
     return found[0]
   if isinstance(step, bool) or not isinstance(step, (int, np.integer)):
     raise ConfigError(f"step must be 'best', 'last' or an integer, got {step!r}")
   if step not in there:
-    raise ConfigError(f"step={step} is not in {folder}; there are {_listed(there)}. Only the last few checkpoints and the "
-                      "best are kept (config.checkpoint.keep)")
+    raise ConfigError(f"step={step} is not in {folder}; there are {_listed(there)}. Only the last few checkpoints and "
+                      "the best are kept (config.checkpoint.keep)")
   return int(step)
 
 
@@ -128,7 +138,7 @@ def _check(images):
   floating = jnp.issubdtype(dtype, jnp.floating)
   if not floating and dtype != jnp.uint8:
     raise TypeError(f"images must be uint8 or floats in [0, 1], got {dtype}; convert them with astype")
-  if floating and not isinstance(images, jax.core.Tracer) and images.size:
+  if floating and not isinstance(images, Tracer) and images.size:
     with jax.ensure_compile_time_eval():  # the caller may be tracing something else
       low, high = float(jnp.min(images)), float(jnp.max(images))
     if low < LOWEST or high > HIGHEST:

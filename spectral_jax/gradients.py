@@ -44,7 +44,8 @@ def anchor_terms(u: Float[ArrayLike, "n d"], v: Float[ArrayLike, "n d"], *, loss
 
   Args:
     u, v: `(n, d)` anchors and positives; rows are L2-normalized inside.
-    loss: `"info_nce"`, `"nt_xent"`, `"dcl"`, `"dhel"`, `"kcl"` (Gaussian kernel), `"nscl"`, `"sigmoid"` or `"debiased"`.
+    loss: `"info_nce"`, `"nt_xent"`, `"dcl"`, `"dhel"`, `"kcl"` (Gaussian kernel), `"nscl"`, `"sigmoid"` or
+      `"debiased"`.
     temperature: tau > 0; None (default) is the loss's own default, 0.5 for `"nt_xent"`, say. KCL has `t` instead.
     labels: `(n,)` integer classes; needed by `"nscl"`.
     negatives: `(k, d)` queue that every anchor sees besides, InfoNCE only.
@@ -57,8 +58,8 @@ def anchor_terms(u: Float[ArrayLike, "n d"], v: Float[ArrayLike, "n d"], *, loss
     `AnchorTerms`. An anchor without negatives has zeros (KCL and the sigmoid loss keep their attraction).
 
   Raises:
-    TypeError, ValueError: arrays of a wrong type or shape, an unknown loss or one without such a gradient, missing labels,
-      a concrete temperature that is not positive, a prior outside [0, 1).
+    TypeError, ValueError: arrays of a wrong type or shape, an unknown loss or one without such a gradient, missing
+      labels, a concrete temperature that is not positive, a prior outside [0, 1).
 
   >>> import jax.numpy as jnp
   >>> u = jnp.eye(3)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
   from collections.abc import Sequence
   from typing import Any
 
-  from jax.sharding import Mesh
+  from jax.sharding import AbstractMesh, Mesh
   from jaxtyping import Array, ArrayLike, PyTree
 
 PLACEMENTS = ("replicate", "columns", "fsdp")
@@ -102,7 +102,7 @@ def check_sharding(rules: Sequence[Sequence[str]]) -> None:
     check_name("sharding", rule[1], PLACEMENTS)
 
 
-def state_shardings(state: PyTree, mesh: Mesh, rules: Sequence[Sequence[str]] = ()) -> PyTree:
+def state_shardings(state: PyTree, mesh: Mesh | AbstractMesh, rules: Sequence[Sequence[str]] = ()) -> PyTree:
   """Returns a tree like `state` of where each array lies, by the first rule whose expression is found in its name.
 
   Args:

@@ -2,8 +2,8 @@
 
   python -m spectral_jax.report WORKDIR [WORKDIR ...] [--out=report.html]
 
-By default the page of one folder is its report.html; that of several is report.html here. It needs no network, is light or
-dark as the reader's system is, and is the same bytes whenever it is made from the same files.
+By default the page of one folder is its report.html; that of several is report.html here. It needs no network, is light
+or dark as the reader's system is, and is the same bytes whenever it is made from the same files.
 """
 
 import pathlib
@@ -13,7 +13,8 @@ from absl import flags
 from spectral_jax import command
 from spectral_jax._errors import ConfigError
 
-OUT = flags.DEFINE_string("out", None, "The page; by default report.html in the folder, or here where there are several.")
+OUT = flags.DEFINE_string(
+    "out", None, "The page; by default report.html in the folder, or here where there are several.")
 
 
 def main(words):

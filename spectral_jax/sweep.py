@@ -1,12 +1,13 @@
 """Runs of a config for every combination of values that some of its keys are to take.
 
-  python -m spectral_jax.sweep --config=configs/NAME.py --over='loss.temperature=0.1,0.5,1;data.classes=2,5,10;seed=0,1,2'
+  python -m spectral_jax.sweep --config=configs/NAME.py
+      --over='loss.temperature=0.1,0.5,1;data.classes=2,5,10;seed=0,1,2'
       [--show=linear_accuracy,test_encoder_cka] [--workdir=DIR] [--page=docs/NAME.md] [--config.KEY=VALUE ...]
 
 Each combination is a run in a folder of its own; cells that differ in temperature, learning rate or seed share what is
-compiled. Leaves results.json (all that was measured at every evaluation, the failures, the classes of each run), table.md
-and pictures, means and confidence intervals over the seeds. Runs that are there already are not repeated, so a sweep that
-was stopped goes on with the same command, and values can be added.
+compiled. Leaves results.json (all that was measured at every evaluation, the failures, the classes of each run),
+table.md and pictures, means and confidence intervals over the seeds. Runs that are there already are not repeated, so a
+sweep that was stopped goes on with the same command, and values can be added.
 """
 
 import pathlib

@@ -97,7 +97,7 @@ def test_sharded_images_stay_where_they_are(shape, devices, monkeypatch):
 def test_groups_need_not_divide():
   x = jnp.arange(7.0)
   assert groups.map_images(lambda x: 2 * x, 3, x).tolist() == (2 * x).tolist()
-  assert groups.sum_images(lambda x: jnp.sum(x), 3, x) == 21
+  assert groups.sum_images(jnp.sum, 3, x) == 21
 
 
 def test_not_a_number_stays_with_its_image(narrow):

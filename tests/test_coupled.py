@@ -138,8 +138,8 @@ def test_a_coupled_job_reports_every_pair_beside_its_bounds(job_done, capsys):
 
 
 def test_the_loss_gap_lies_within_its_bound_at_every_step(digits, one):
-  run = prepare(config_of({"cl": learner("dcl"), "nscl": learner("nscl")}, **{"steps": 60, "optimizer.learning_rate": 0.03}),
-                digits, one)
+  config = config_of({"cl": learner("dcl"), "nscl": learner("nscl")}, **{"steps": 60, "optimizer.learning_rate": 0.03})
+  run = prepare(config, digits, one)
   state, gaps = run.init(), []
   for batch in run.feed(np.concatenate([run.plan.random_table(epoch) for epoch in range(3)])[:60], 0):
     gaps.append(diagnostics.loss_gaps(run, state))
@@ -171,12 +171,13 @@ def test_similarities_are_compared_as_a_slow_loop_does():
   square = sum((cosine(a, i, j) - cosine(b, i, j)) ** 2 for i in range(30) for j in range(30))
   assert float(found["similarity_drift"]) == pytest.approx(square ** 0.5, rel=1e-5)
   assert found["similarity_drift"] <= found["similarity_drift_largest"] == pytest.approx(2 * (30 * 29) ** 0.5)
-  assert found["similarity_cka"] >= found["similarity_cka_bound"] and found["similarity_rsa"] >= found["similarity_rsa_bound"]
+  for name in ("similarity_cka", "similarity_rsa"):
+    assert found[name] >= found[f"{name}_bound"]
 
 
 def test_bounds_that_say_nothing_are_called_vacuous():
-  of_pair = {"similarity_drift": 5.0, "similarity_drift_largest": 10.0, "similarity_cka": 0.9, "similarity_cka_bound": -0.1,
-             "similarity_rsa": 0.9, "similarity_rsa_bound": 0.8}
+  of_pair = {"similarity_drift": 5.0, "similarity_drift_largest": 10.0, "similarity_cka": 0.9,
+             "similarity_cka_bound": -0.1, "similarity_rsa": 0.9, "similarity_rsa_bound": 0.8}
   rows = lambda bound: pairs.of_bounds({"a~b": {**of_pair, "similarity_drift_bound": bound}}, [
       {"a/loss_gap": 0.2, "a/loss_gap_bound": 0.3}, {"step": 2}])
   said = rows(math.inf)

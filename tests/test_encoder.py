@@ -110,7 +110,8 @@ def test_wrong_images_are_answered(trained, images, error, message):
 def test_wrong_places_are_answered(trained, tmp_path):
   folder = trained[0]
   for keywords, message in (
-      ({"step": 5}, "step=5 is not in .*; there are 4, 8"), ({"step": "bst"}, "step must be 'best', 'last' or an integer"),
+      ({"step": 5}, "step=5 is not in .*; there are 4, 8"),
+      ({"step": "bst"}, "step must be 'best', 'last' or an integer"),
       ({"step": True}, "step must be"), ({"learner": "cll"}, "Did you mean 'cl'.*'ce', 'cl'")):
     with pytest.raises(ConfigError, match=message):
       spectral_jax.load_encoder(folder, **keywords)
@@ -253,7 +254,8 @@ def test_a_run_starts_from_what_another_learned(trained, tmp_path):
   mine = variables_of(encoder.learners["cl"])
   for part, expected in (("encoder", early), ("projector", variables_of(fresh.learners["cl"]))):
     jax.tree.map(np.testing.assert_array_equal, mine["params"][part], expected["params"][part])
-    jax.tree.map(np.testing.assert_array_equal, mine["batch_stats"].get(part, {}), expected["batch_stats"].get(part, {}))
+    jax.tree.map(np.testing.assert_array_equal, mine["batch_stats"].get(part, {}),
+                 expected["batch_stats"].get(part, {}))
 
 
 def test_a_network_that_does_not_fit_is_named(trained):

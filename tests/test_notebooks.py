@@ -11,6 +11,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 REDUCED = {
     "02_effective_rank_and_batches": {"DRAWS": 2, "CANDIDATES": (1, 8)},
     "03_losses": {"STEPS": 300, "DRAWS": 20},
+    "04_alignment": {"STEPS": 40, "DESCENT": 50},
     "05_use_in_your_project": {"STEPS": 20},
     "06_trained_encoder": {"EPOCHS": 2, "WIDTH": 0.125, "TUNING": 5}}
 

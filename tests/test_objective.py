@@ -26,7 +26,8 @@ def config_of(name, *, steps=3, **kwargs):
   config = load_config("digits")
   config.update_from_flattened_dict({
       "batch_size": BATCH, "steps": steps, "log_every": 1, "diagnostics_every": 0, "eval_every_epochs": 0,
-      "checkpoint.every_steps": 4, "optimizer.name": "sgd", "optimizer.learning_rate": 0.02, "optimizer.warmup_epochs": 0,
+      "checkpoint.every_steps": 4, "optimizer.name": "sgd", "optimizer.learning_rate": 0.02,
+      "optimizer.warmup_epochs": 0,
       "model.width": 0.125, "model.projector_hidden": 8, "model.projector_dim": 8, "eval.knn_limit": 200,
       "eval.test_limit": 50, "loss.name": name, "loss.temperature": None, "loss.kwargs": kwargs})
   return config
@@ -75,7 +76,8 @@ def test_the_sigmoid_loss_owns_its_temperature_and_bias():
   config.kwargs.learn = ()
   fixed = make_objective(config)
   assert fixed.init(jax.random.key(0), 4, 100) == ({}, {})
-  np.testing.assert_allclose(fixed.loss({}, {}, (u, v), {}, 0.2)[0], losses.sigmoid(u, v, temperature=0.2, bias=-4.0), rtol=1e-6)
+  np.testing.assert_allclose(fixed.loss({}, {}, (u, v), {}, 0.2)[0], losses.sigmoid(u, v, temperature=0.2, bias=-4.0),
+                             rtol=1e-6)
 
 
 def test_a_run_learns_temperature_and_bias_and_reports_them(digits, tmp_path):
@@ -138,6 +140,8 @@ def test_the_memory_is_of_the_examples_seen_and_survives_a_stop(digits, tmp_path
 
 @pytest.mark.parametrize("name, kwargs, temperature, message", [
     ("sigmoid", {"learn": ("prior",)}, None, "learn=.*'prior'.*sigmoid learns 'temperature' and 'bias'"),
+    ("sigmoid", {"learn": 1}, None, "learn=1, but sigmoid learns"),
+    ("sigmoid", {"bias": "large"}, None, "does not fit sigmoid"),
     ("nt_xent", {"learn": ("temperature",)}, None, "'learn', which nt_xent does not take"),
     ("global_contrastive", {"log_average": 0.0}, None, "'log_average', which global_contrastive does not take"),
     ("global_contrastive", {"gamma": 0.0}, None, "gamma must be a positive"),

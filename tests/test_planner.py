@@ -271,7 +271,8 @@ def test_a_table_that_does_not_fit_the_data_is_refused_before_any_work(content, 
 
 
 @pytest.mark.parametrize("content, message", [
-    (np.ones((1436, 3)), r"shape \(1437, d\).*got float64 of shape \(1436, 3\)"), (np.ones(1437), r"got float64 of shape \(1437,\)"),
+    (np.ones((1436, 3)), r"shape \(1437, d\).*got float64 of shape \(1436, 3\)"),
+    (np.ones(1437), r"got float64 of shape \(1437,\)"),
     (np.ones((1437, 3), int), "got int64"), (np.full((1437, 3), np.nan), "NaN or inf in 1437 rows"),
     (dict(a=np.ones((1437, 3)), b=np.ones(2)), '2 arrays, a, b; name the one "embeddings"'),
     (dict(features=np.ones((3, 3)), labels=np.ones(3)), r"shape \(3, 3\)"),
@@ -283,7 +284,8 @@ def test_a_reference_that_does_not_fit_is_refused_before_any_work(content, messa
   else:
     with path.open("wb") as file:
       file.write(content) if isinstance(content, bytes) else np.save(file, content)
-  config = config_of(**{"selection.rule": "jest", "selection.coverage": "oversampled", "selection.reference": str(path)})
+  config = config_of(**{"selection.rule": "jest", "selection.coverage": "oversampled",
+                        "selection.reference": str(path)})
   with pytest.raises(ConfigError, match=message):
     planner.check_selection(config, 1437)
 

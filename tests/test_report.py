@@ -186,7 +186,7 @@ def test_thinned_points_are_spread_and_end_with_the_last():
 STUDY = {
     "about": {"command": "python -m spectral_jax.sweep --over='x=1,2'", "date": "2026-11-25", "hardware": "1 x cpu",
               "setting": "digits.", "seeds": "0, 1"},
-    "show": ["knn_accuracy"], "targets": {"knn_accuracy": 0.75},
+    "show": ["knn_accuracy"], "over": {"x": [1, 2], "seed": [0, 1]}, "targets": {"knn_accuracy": 0.75},
     "summary": {f"x={x}": {"values": {"x": x}, "seeds": 2, "metrics": {
         "knn_accuracy": [0.5 + x / 10, 0.0123], "other": [1.0, float("nan")]}} for x in (1, 2)},
     "runs": [{"cell": f"x={x}", "values": {"x": x, "seed": seed}, "curve": [
@@ -200,8 +200,9 @@ def test_a_study_has_a_page_of_its_means_and_intervals(tmp_path):
   page = study_page.write(tmp_path / "report.html", tmp_path).read_text()
   assert page == study_page.write(tmp_path / "b.html", tmp_path).read_text() and study_page.is_study(tmp_path)
   assert "0.600 ± 0.012" in page and "the loss &lt;is&gt; nan" in page and "--over=&#x27;x=1,2&#x27;" in page
-  first = specifications(page)[0]
-  columns = first["data"]["values"].splitlines()
+  against, training = (one["data"]["values"].splitlines() for one in specifications(page)[:2])
+  assert [line.split(",")[:2] for line in against[1:]] == [["1", "0.45"], ["2", "0.55"]]  # final means against x
+  columns = training
   # Student's t with one degree of freedom: half = 12.706 s / sqrt(2), s of (0.1, 0.2) being 0.0707.
   mean, low, high = (float(x) for x in columns[1].split(",")[1:4])
   assert mean == pytest.approx(0.15) and high - mean == pytest.approx(12.706 * 0.0707107 / np.sqrt(2), rel=1e-3)

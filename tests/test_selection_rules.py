@@ -506,3 +506,15 @@ def test_comparisons_and_runs_know_the_rules():
     check_config(chosen)
     check_selection(chosen, 1437)
   assert "gcbs_balanced" not in selection_rules.rule_names()
+
+
+def test_settings_follow_the_name_of_a_rule():
+  config = load_config("digits")
+  chosen = selection_rules.with_rule(config, "greedy_target_balanced:target=0.4:bank.refresh_epochs=5", 2)
+  assert (chosen.selection.rule, chosen.selection.objective, chosen.selection.coverage) == ("greedy", "target", "balanced")
+  assert chosen.selection.target == 0.4 and chosen.bank.refresh_epochs == 5 and chosen.seed == 2
+  assert config.selection.target is None and config.bank.refresh_epochs == 1
+  for name, message in (("greedy:candidate=8", "Did you mean 'candidates'"), ("greedy:8", "must be KEY=VALUE"),
+                        ("gredy:candidates=8", "Did you mean 'greedy'")):
+    with pytest.raises(ValueError, match=message):
+      selection_rules.with_rule(config, name, 0)

@@ -1,8 +1,11 @@
-"""Sweeps: the cells of a grid, that those of one shape share what is compiled, that a failing one costs the others nothing."""
+"""Sweeps: the cells of a grid; those of one shape share what is compiled, a failing one costs the others nothing."""
 
 import contextlib
 import json
 import math
+import pathlib
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -96,8 +99,8 @@ def test_cells_of_one_shape_compile_once(swept):
 
 def test_cells_are_run_shape_by_shape_in_whatever_order_they_are_named(swept):
   config = tiny()
-  cells = {name: copy for name, (_, copy) in grid.cells(config, grid.parse("seed=0,1;data.classes=2,4", config)).items()}
-  assert cases._in_order(cells) == [
+  cells = grid.cells(config, grid.parse("seed=0,1;data.classes=2,4", config))
+  assert cases._in_order({name: copy for name, (_, copy) in cells.items()}) == [
       f"seed={seed},data.classes={classes}" for classes in (2, 4) for seed in (0, 1)]
 
 
@@ -146,15 +149,18 @@ def test_a_failing_cell_is_reported_and_costs_the_others_nothing(swept, tmp_path
 def test_values_have_the_types_of_their_keys():
   config = tiny()
   axes = grid.parse("loss.temperature=1,None; batch_size=32;augment.crop_scale=None,(0.2, 1.0);data.classes=2;"
-                    "optimizer.scale_with_batch=true;learners.cl.temperature=2;loss.kwargs.kernel=gaussian(2.0),log(1)", config)
+                    "optimizer.scale_with_batch=true;learners.cl.temperature=2;"
+                    "loss.kwargs.kernel=gaussian(2.0),log(1)", config)
   assert axes == {
-      "loss.temperature": [1.0, None], "batch_size": [32], "augment.crop_scale": [None, (0.2, 1.0)], "data.classes": ["2"],
-      "optimizer.scale_with_batch": [True], "learners.cl.temperature": [2.0], "loss.kwargs.kernel": ["gaussian(2.0)", "log(1)"]}
+      "loss.temperature": [1.0, None], "batch_size": [32], "augment.crop_scale": [None, (0.2, 1.0)],
+      "data.classes": ["2"], "optimizer.scale_with_batch": [True], "learners.cl.temperature": [2.0],
+      "loss.kwargs.kernel": ["gaussian(2.0)", "log(1)"]}
   assert isinstance(axes["learners.cl.temperature"][0], float)
 
 
 @pytest.mark.parametrize("over, message", [
-    ("", "--over is empty"), ("seed", "names no values"), ("seed=", "names no values"), ("seed=0;seed=1", "has seed twice"),
+    ("", "--over is empty"), ("seed", "names no values"), ("seed=", "names no values"),
+    ("seed=0;seed=1", "has seed twice"),
     ("seed=1,1", "one value twice"), ("loss.temprature=1", "Did you mean 'loss.temperature'"),
     ("classes=2", "Did you mean 'data.classes'"), ("loss=1", "is a section; name one of its keys: kwargs"),
     ("seed=a", "seed takes int, got 'a'"), ("seed=1.5", "seed takes int"), ("batch_size=True", "batch_size takes int"),
@@ -172,6 +178,13 @@ def test_a_cell_that_no_run_could_use_is_answered_before_any_work(over, message)
   config = tiny()
   with pytest.raises(ConfigError, match=message):
     grid.cells(config, grid.parse(over, config))
+
+
+def test_the_command_answers_a_wrong_key_before_any_work(tmp_path):
+  command = [sys.executable, "-m", "spectral_jax.sweep", "--over=loss.temprature=1", f"--workdir={tmp_path / 'sweep'}"]
+  done = subprocess.run(command, cwd=pathlib.Path(__file__).parent.parent, capture_output=True, text=True)
+  assert done.returncode == 1 and "Did you mean 'loss.temperature'" in done.stderr and "Traceback" not in done.stderr
+  assert not (tmp_path / "sweep").exists()
 
 
 def test_names_of_cells_are_names_of_folders():

@@ -36,7 +36,8 @@ def anchor_band(u: Float[ArrayLike, "n d"], v: Float[ArrayLike, "n d"], *, loss:
   softmax: only the least, mean and greatest similarity of each anchor. One eigendecomposition serves all anchors.
 
   Args:
-    u, v, loss, temperature, labels, negatives, t, gamma, positive_in_denominator, bias, prior: as for `gradients.anchor_terms`.
+    u, v, loss, temperature, labels, negatives, t, gamma, positive_in_denominator, bias, prior: as for
+      `gradients.anchor_terms`.
     kind: `"plugin"` (default) or `"apriori"`.
     leading: eigenvectors along which the plug-in band is exact; 8 by default (docs/theory.md has the tightness for
       others). With `leading >= d - 1` the band closes on the value.
@@ -58,7 +59,8 @@ def anchor_band(u: Float[ArrayLike, "n d"], v: Float[ArrayLike, "n d"], *, loss:
   """
   _arrays.choice("kind", kind, ("plugin", "apriori"))
   if kind == "apriori" and loss == "debiased":
-    raise ValueError("loss='debiased' has no a-priori band: its strengths need not grow with the similarities; use kind='plugin'")
+    raise ValueError("loss='debiased' has no a-priori band: its strengths need not grow with the similarities; use "
+                     "kind='plugin'")
   if leading < 0:
     raise ValueError(f"leading must be at least 0, got {leading}; {LEADING} is the default")
   p = _anchors.problem(u, v, loss=loss, temperature=temperature, labels=labels, negatives=negatives, t=t, gamma=gamma,

@@ -71,7 +71,7 @@ def open_images(folder, *, image_size, channels, on_undecodable="error"):
   if not files:
     raise ConfigError(f"{root} has no images in it or below it; looked for {', '.join(SUFFIXES)}")
   parents = [path.parent.name if path.parent != root else None for path in files]
-  class_names = tuple(sorted(set(parents) - {None}))
+  class_names = tuple(sorted({parent for parent in parents if parent is not None}))
   labels = np.array([-1 if parent is None else class_names.index(parent) for parent in parents], np.int32)
   paths = np.array([str(path) for path in files], object)
   if fits_in_memory(len(paths), image_size, channels):
@@ -80,8 +80,8 @@ def open_images(folder, *, image_size, channels, on_undecodable="error"):
     split, left = Split(labels[kept], image_size, pixels=pixels, skipped=tuple(paths[~kept])), paths[kept]
   else:
     split = _streamed(paths, labels, (), types.SimpleNamespace(image_size=image_size, on_undecodable=on_undecodable))
-    split = dataclasses.replace(split, encoded=dataclasses.replace(split.encoded, channels=channels))
-    left = [split.encoded.describe(i) for i in range(split.size)]
+    split = dataclasses.replace(split, encoded=dataclasses.replace(split.encoded, channels=channels))  # pyright: ignore[reportArgumentType]
+    left = [split.encoded.describe(i) for i in range(split.size)]  # pyright: ignore[reportOptionalMemberAccess]
   return split, [os.path.relpath(path, root) for path in left], class_names
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 ENDINGS = (".npy", ".npz", ".csv", ".json")
 
 
-def load_index_table(path: str, size: int, batch_size: int) -> Int32[np.ndarray, "epochs steps b"]:
+def load_index_table(path: str | pathlib.Path, size: int, batch_size: int) -> Int32[np.ndarray, "epochs steps b"]:
   """Returns the index table in the file `path`, checked, as int32 `(epochs, steps, batch_size)`; see `check_table`.
 
   A table has the shape (steps, batch_size) for every epoch or (epochs, steps, batch_size); epoch e takes table

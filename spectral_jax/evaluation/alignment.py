@@ -50,11 +50,12 @@ def similarity_metrics(a: Float[Array, "n d"], b: Float[Array, "n e"]) -> dict[s
   """How far the cosine similarities of two representations have drifted apart, beside what that distance alone proves.
 
   Args:
-    a, b: `(n, d)` and `(n, e)` representations of the same images; the similarities S are those of at most 2,000 of them.
+    a, b: `(n, d)` and `(n, e)` representations of the same images; the similarities S are those of at most 2,000 of
+      them.
 
   Returns:
-    `similarity_drift`, `||S_a - S_b||_F`; `similarity_drift_largest`, what no two matrices of cosines exceed; the CKA and
-    the RSA of the similarities, each with its lower bound by the drift.
+    `similarity_drift`, `||S_a - S_b||_F`; `similarity_drift_largest`, what no two matrices of cosines exceed; the CKA
+    and the RSA of the similarities, each with its lower bound by the drift.
   """
   some = spread(len(a), NEIGHBORHOODS)
   a, b = unit_rows(a[some]), unit_rows(b[some])

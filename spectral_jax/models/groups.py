@@ -55,7 +55,7 @@ def _split(size, arrays):
 
 
 def _of_devices(f, arrays):
-  """`(shards, ...)`: each device loops over its own images; one loop over the batch would gather them on all devices."""
+  """`(shards, ...)`: each device loops over its own images; a loop over the batch would gather them on all devices."""
   shards = math.gcd(len(arrays[0]), jax.device_count())
   if shards == 1:
     return jax.tree.map(lambda a: a[None], f(*arrays))

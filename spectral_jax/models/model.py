@@ -88,8 +88,8 @@ def _check(config):
   check_name("model.stem", config.stem, STEMS)
   narrowest = NARROWEST[config.encoder]
   if not 0.5 < narrowest * config.width < math.inf:
-    raise ConfigError(f"config.model.width={config.width} leaves {config.encoder}'s first layer, {narrowest} channels at "
-                      f"width 1, without any; use {1 / narrowest} or more")
+    raise ConfigError(f"config.model.width={config.width} leaves {config.encoder}'s first layer, {narrowest} channels "
+                      f"at width 1, without any; use {1 / narrowest} or more")
   if config.encoder in SIZES:
     widest, heads = SIZES[config.encoder]
     channels = round(widest * config.width)
@@ -98,8 +98,8 @@ def _check(config):
           f"config.model.width={config.width} gives {config.encoder} {channels} channels; they must be a multiple of "
           f"{4 * heads}, 4 for each of its {heads} heads: use a multiple of {4 * heads / widest}")
   if config.remat and config.encoder == "convnet":
-    raise ConfigError("config.model.remat is for ResNets and ViTs, got encoder='convnet', which has no blocks to compute "
-                      "anew; set it to False")
+    raise ConfigError("config.model.remat is for ResNets and ViTs, got encoder='convnet', which has no blocks to "
+                      "compute anew; set it to False")
   if config.projector_dim < 1 or config.projector_hidden < 0:
     raise ConfigError(f"config.model.projector_dim must be positive and projector_hidden 0 or more, got "
                       f"{config.projector_dim} and {config.projector_hidden}")

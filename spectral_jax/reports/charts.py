@@ -1,7 +1,7 @@
 """Interactive charts as Vega-Lite specifications (https://vega.github.io/vega-lite): what to draw, not how.
 
-Data go in as CSV, one column a line, so that a run's curves stay small. Colors of text and axes are `currentColor`: those
-of the page, light or dark.
+Data go in as CSV, one column a line, so that a run's curves stay small. Colors of text and axes are `currentColor`:
+those of the page, light or dark.
 """
 
 import math
@@ -14,7 +14,8 @@ GRAY = "#8b939d"
 CONFIG = {
     "background": "transparent", "font": "system-ui, sans-serif", "view": {"stroke": None},
     "axis": {"labelColor": "currentColor", "titleColor": "currentColor", "domainColor": GRAY, "tickColor": GRAY,
-             "gridColor": GRAY, "gridOpacity": 0.2, "titleFontWeight": "normal", "labelFontSize": 11, "titleFontSize": 11},
+             "gridColor": GRAY, "gridOpacity": 0.2, "titleFontWeight": "normal", "labelFontSize": 11,
+             "titleFontSize": 11},
     "legend": {"labelColor": "currentColor", "orient": "bottom", "title": None,
                "symbolType": "stroke", "symbolStrokeWidth": 3, "labelFontSize": 11, "padding": 0, "offset": 4}}
 
@@ -41,14 +42,17 @@ def _table(series, most):
   return "\n".join(lines)
 
 
-def lines(series, *, x="step", logarithmic=False, bands=(), baselines=None, dashed=(), most=MOST_POINTS):
+def lines(series, *, x="step", wide=False, logarithmic=False, bands=(), folded=False, baselines=None, dashed=(),
+          most=MOST_POINTS):
   """Lines against the step, their values on hover, a box that switches to a logarithmic axis.
 
   Args:
     series: `{name: {x: y}}`.
     x: title of the horizontal axis.
+    wide: whether that axis is logarithmic.
     logarithmic: whether the box is ticked at first.
     bands: triples of names `(lower, upper, line)`: the area between two series, in the color of that line.
+    folded: whether a band stands behind its line's value on hover, instead of on lines of its own.
     baselines: `{name: y}`: dotted horizontal lines.
     dashed: names drawn dashed, in the color of the line before.
     most: points of a line at most.
@@ -64,8 +68,12 @@ def lines(series, *, x="step", logarithmic=False, bands=(), baselines=None, dash
   colors = _colors(drawn, dashed)
   y_axis = {"title": None, "labelExpr": "logarithmic ? format(pow(10, datum.value), '.3~g') : datum.label"}
   y = {"field": "y", "type": "quantitative", "scale": {"zero": False}, "axis": y_axis}
-  x_field = {"field": "x", "type": "quantitative", "title": x, "scale": {"zero": False, "nice": False},
-             "axis": {"tickCount": 5, "format": "~s"}}
+  x_field = {"field": "x", "type": "quantitative", "title": x}
+  if wide:
+    x_field |= {"scale": {"type": "log", "nice": False},
+                "axis": {"values": sorted({point for points in series.values() for point in points}), "format": "~g"}}
+  else:
+    x_field |= {"scale": {"zero": False, "nice": False}, "axis": {"tickCount": 5, "format": "~s" if x == "step" else "~g"}}
   labels = "{" + ",".join(f"'{columns[name]}':{_quoted(name)}" for name in drawn) + "}[datum.value]"
   color = {"field": "s", "type": "nominal", "scale": {"domain": [columns[n] for n in drawn], "range": colors},
            "legend": {"labelExpr": labels, "values": [columns[n] for n in solid], "labelLimit": 300,
@@ -89,8 +97,15 @@ def lines(series, *, x="step", logarithmic=False, bands=(), baselines=None, dash
   # Under the pointer lies a cell around the nearest rule, whose datum is the rule's item.
   row = "(datum.datum || datum)"
   said = [f"{_quoted(x)}: format({row}.x, ',')"]
-  said += [f"{_quoted(name)}: isValid({row}.{column}) ? format({row}.{column}, '.4~g') : '–'"
-           for name, column in columns.items()]
+  # An interval stands behind its mean.
+  intervals = {name: (low, high) for low, high, name in bands} if folded else {}
+  bounds = {end for ends in intervals.values() for end in ends}
+  shown = lambda name: f"format({row}.{columns[name]}, '.4~g')"
+  for name in columns:
+    if name not in bounds:
+      ends = f" + ' (' + {shown(intervals[name][0])} + ' to ' + {shown(intervals[name][1])} + ')'" \
+          if name in intervals else ""
+      said.append(f"{_quoted(name)}: isValid({row}.{columns[name]}) ? {shown(name)}{ends} : '–'")
   layer.append({
       "mark": {"type": "rule", "strokeWidth": 1, "color": GRAY, "tooltip": {"expr": "{" + ", ".join(said) + "}"}},
       "params": [{"name": "near", "select": {"type": "point", "fields": ["x"], "nearest": True, "on": "pointerover",
@@ -114,7 +129,8 @@ def spectra(values):
   colors = _colors(list(values), ())
   return {**_chart(), "data": {"values": rows}, "mark": {"type": "line", "strokeWidth": 1.6, "point": {"size": 14}},
           "encoding": {
-              "x": {"field": "k", "type": "quantitative", "scale": {"type": "log"}, "title": "eigenvalue, from the largest",
+              "x": {"field": "k", "type": "quantitative", "scale": {"type": "log"},
+                    "title": "eigenvalue, from the largest",
                     "axis": {"tickCount": 4, "grid": False}},
               "y": {"field": "share", "type": "quantitative", "scale": {"type": "log"}, "title": None,
                     "axis": {"format": ".0e", "tickCount": 5}},

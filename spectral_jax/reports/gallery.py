@@ -60,7 +60,8 @@ def of_map(described, labels):
 def save_arrays(path, spectra, shown, near, maps):
   """Keeps what the report shows, images at most `SIDE` pixels wide."""
   queries, query_labels, neighbors, neighbor_labels, class_names = near
-  arrays = {"images": small(shown[0]), "views": small(shown[1]), "queries": small(queries), "neighbors": small(neighbors),
+  arrays = {"images": small(shown[0]), "views": small(shown[1]), "queries": small(queries),
+            "neighbors": small(neighbors),
             "query_labels": query_labels, "neighbor_labels": neighbor_labels, "class_names": np.array(class_names, str),
             "spectra": np.array(list(spectra), str), "maps": np.array(list(maps), str),
             "ranks": np.array([rank for _, rank in spectra.values()])}

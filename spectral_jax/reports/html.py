@@ -48,11 +48,13 @@ details { margin: .8rem 0; } summary { cursor: pointer; font-weight: 600; paddin
 .vega-embed .vega-bindings { position: absolute; top: -1.75rem; right: 1.9rem; font-size: .78rem; color: var(--soft); }
 .vega-embed .vega-bind-name { margin: 0; } .vega-embed .vega-bind-checkbox { vertical-align: -2px; margin: 0 0 0 3px; }
 .vega-embed details { margin: 0; top: -1.9rem !important; } .vega-embed > details > summary { padding: 3px !important;
-  background: transparent !important; border: 0 !important; box-shadow: none !important; color: var(--soft) !important; }
+  background: transparent !important; border: 0 !important; box-shadow: none !important;
+  color: var(--soft) !important; }
 .vega-embed .vega-actions { background: var(--paper) !important; border-color: var(--line) !important; }
 .vega-embed .vega-actions a { color: var(--ink) !important; }
 #vg-tooltip-element { background: var(--paper) !important; color: var(--ink) !important;
-  border-color: var(--line) !important; font-size: 12px; } #vg-tooltip-element table tr td.key { color: var(--soft) !important; max-width: 220px; }
+  border-color: var(--line) !important; font-size: 12px; }
+#vg-tooltip-element table tr td.key { color: var(--soft) !important; max-width: 220px; }
 #vg-tooltip-element td { border: 0; padding: 0 .4rem 0 0; white-space: normal; }
 """
 
@@ -127,7 +129,8 @@ def said(cell):
 def facts(named):
   """Short facts in a row: `{what: number or text}`."""
   return '<ul class="facts">' + "".join(
-      f'<li><span class="soft">{text(name)}</span> <b>{text(said(value))}</b></li>' for name, value in named.items()) + "</ul>"
+      f'<li><span class="soft">{text(name)}</span> <b>{text(said(value))}</b></li>' for name,
+      value in named.items()) + "</ul>"
 
 
 def image(pixels, title=""):

@@ -4,7 +4,8 @@ from spectral_jax.reports import pictures
 from spectral_jax.workdir.logs import read_metrics
 
 COLUMNS = (("test_encoder_cka", "CKA"), ("test_encoder_cka_unbiased", "unbiased"), ("test_encoder_rsa", "RSA"),
-           ("test_encoder_mutual_knn", "mutual kNN"), ("test_projector_cka", "projector CKA"), ("weight_gap", "weight gap"))
+           ("test_encoder_mutual_knn", "mutual kNN"), ("test_projector_cka", "projector CKA"),
+           ("weight_gap", "weight gap"))
 ROUNDING = 1e-4  # float32's, of measures near 1
 
 
@@ -26,9 +27,9 @@ def of_pairs(records):
 def of_bounds(pairs, records):
   """Each measured quantity beside its bound: `{what: {"measured", "bound", "vacuous", "exceeded"}}`.
 
-  A vacuous bound says nothing: a bound on the drift of similarities from the largest drift that any cosines could have; a
-  lower bound on CKA or RSA at 0 or below, where the one always and the other by chance lies. The drift's theorem is on
-  gradient descent on the similarities themselves: a run, which descends in its parameters, may exceed it.
+  A vacuous bound says nothing: a bound on the drift of similarities from the largest drift that any cosines could have;
+  a lower bound on CKA or RSA at 0 or below, where the one always and the other by chance lies. The drift's theorem is
+  on gradient descent on the similarities themselves: a run, which descends in its parameters, may exceed it.
 
   Args:
     pairs: from `of_pairs`.
@@ -45,7 +46,8 @@ def of_bounds(pairs, records):
       bound = of_pair[f"{name}_bound"]
       said[f"{pair}/{name}"] = {"measured": of_pair[name], "bound": bound, "vacuous": not bound > 0,
                                 "exceeded": of_pair[name] < bound - ROUNDING}
-  last = {key: value for record in records for key, value in record.items() if key.endswith(("/loss_gap", "/loss_gap_bound"))}
+  last = {key: value for record in records for key, value in record.items()
+          if key.endswith(("/loss_gap", "/loss_gap_bound"))}
   for key, value in last.items():
     if key.endswith("/loss_gap"):
       bound = last[f"{key}_bound"]

@@ -1,4 +1,4 @@
-"""The pictures that a run leaves: its curves, its augmented pairs, its spectrum, its nearest neighbors, its learners."""
+"""The pictures that a run leaves: curves, augmented pairs, spectrum, nearest neighbors, pairs of learners."""
 
 import itertools
 
@@ -92,7 +92,8 @@ def save_alignment(path, records):
     for axis, (title, metric, bounded) in zip(axes.flat, ALIGNED):
       for owner in [key.partition("/")[0] for key in keys if key.partition("/")[2] == metric]:
         steps, values = _series(records, f"{owner}/{metric}")
-        axis.plot(steps, values, color=colors[owner], label=owner.replace("~", " ~ "), marker="." if len(steps) < 30 else None)
+        axis.plot(steps, values, color=colors[owner], label=owner.replace("~", " ~ "),
+                  marker="." if len(steps) < 30 else None)
         if bounded:
           axis.plot(*_series(records, f"{owner}/{metric}_bound"), color=colors[owner], linestyle=":")
       if metric == "similarity_drift":
@@ -101,14 +102,14 @@ def save_alignment(path, records):
       axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     for axis, place in ((axes[0, 0], "outside upper center"), (axes[0, 1], "outside lower center")):  # learners; pairs
       handles, names = axis.get_legend_handles_labels()
-      figure.legend(handles, names, fontsize=8, ncols=6, loc=place)
+      figure.legend(handles, names, fontsize=8, ncols=6, loc=place)  # pyright: ignore[reportArgumentType]
     save(figure, path)
 
 
 def _owner_colors(keys):
   """A color for each learner, and for each pair."""
   owners = dict.fromkeys(key.partition("/")[0] for key in keys if "/" in key)
-  palettes = {side: itertools.cycle(matplotlib.colormaps["tab10"].colors) for side in (True, False)}
+  palettes = {side: itertools.cycle(matplotlib.colormaps["tab10"].colors) for side in (True, False)}  # pyright: ignore[reportAttributeAccessIssue]
   return {owner: next(palettes["~" in owner]) for owner in owners}
 
 

@@ -192,7 +192,8 @@ def _scores(runs):
   """Every learner's scores, beside the run's baselines; the best of the trained stand out."""
   columns, trained = {}, []
   for run in runs:
-    of_run = {**_learners(run), "raw pixels": run.summary.get("raw_pixels"), "random init": run.summary.get("random_init")}
+    of_run = {**_learners(run), "raw pixels": run.summary.get("raw_pixels"),
+              "random init": run.summary.get("random_init")}
     for name, scores in of_run.items():
       if scores:
         label = name if len(runs) == 1 else f"{run.name}" if name == "trained" else f"{run.name}: {name}"
@@ -319,7 +320,8 @@ def _panel(runs, panel, most, used):
     lines = dict(list(lines.items())[:MOST_LINES])
     note = html.paragraph(f"The first {MOST_LINES} lines; {left} more are left out.") if left > 0 else ""
     cards.append(html.card(head, html.chart(charts.lines(
-        lines, logarithmic=panel.logarithmic and _positive(lines), baselines=baselines, dashed=dashed, most=most)) + note))
+        lines, logarithmic=panel.logarithmic and _positive(lines), baselines=baselines, dashed=dashed,
+        most=most)) + note))
   return cards
 
 
@@ -374,7 +376,8 @@ def _neighbors(arrays):
   names, cells = arrays["class_names"], []
   near = arrays["neighbors"]
   for i, (query, label) in enumerate(zip(arrays["queries"], arrays["query_labels"])):
-    cells += [f'<span class="name">{html.text(names[label])}</span>', f"<figure>{html.image(query, names[label])}</figure>"]
+    cells += [f'<span class="name">{html.text(names[label])}</span>',
+              f"<figure>{html.image(query, names[label])}</figure>"]
     for one, other in zip(near[i], arrays["neighbor_labels"][i]):
       same = other == label
       caption = "" if same else f"<figcaption>{html.text(names[other])}</figcaption>"
@@ -408,4 +411,6 @@ def _headed(key, run, with_name):
 
 def _cell(value):
   """Yes or nothing for a boolean, so that what is out of line stands out."""
-  return ("yes" if value else "") if isinstance(value, bool) else value if isinstance(value, (int, float, str)) else None
+  if isinstance(value, bool):
+    return "yes" if value else ""
+  return value if isinstance(value, (int, float, str)) else None

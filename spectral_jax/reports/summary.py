@@ -168,8 +168,9 @@ def print_table(summary, shots, folder):
   if "pairs" in summary:
     pairs.print_table(summary)
   compiling = ", compilation included" if summary["images_per_second_with_compilation"] else ""
-  best = "" if summary["best_step"] is None else \
-      f"\nBest in-training kNN {summary['best_knn_accuracy']:.4f} at step {summary['best_step']:,}; it is kept."
+  best = "" if summary["best_step"] is None else (
+      f"\nBest in-training kNN {summary['best_knn_accuracy']:.4f} at step {summary['best_step']:,}, "
+      "whose checkpoint is kept.")
   print(
       f"\n{summary['train_seconds']:.0f} s of training, {summary['images_per_second']:,.0f} images/s{compiling}, "
       f"final loss {summary['final_loss']:.4f}, "

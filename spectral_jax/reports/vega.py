@@ -21,11 +21,11 @@ addEventListener("toggle", () => dispatchEvent(new Event("resize")), true);
 
 @functools.cache
 def bundle():
-  """The libraries as one script, the same bytes for one version of vl-convert. Making it takes seconds, so it is kept."""
-  path = cache_dir() / f"vega-{vl_convert.__version__}.js"
+  """The libraries as one script, the same bytes for one version of vl-convert. It takes seconds, so it is kept."""
+  path = cache_dir() / f"vega-{vl_convert.__version__}.js"  # pyright: ignore[reportAttributeAccessIssue]
   if path.is_file():
     return path.read_text()
-  script = vl_convert.javascript_bundle().replace("</script", "<\\/script")
+  script = vl_convert.javascript_bundle().replace("</script", "<\\/script")  # pyright: ignore[reportCallIssue]
   with contextlib.suppress(OSError):  # a cache that cannot be written costs seconds, nothing else
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(f".{os.getpid()}.part")

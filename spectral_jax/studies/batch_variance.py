@@ -1,9 +1,9 @@
 """What the number of examples in a batch does to a loss's gradient, at fixed parameters.
 
 Over K random batches of B examples with gradients `g_1..g_K` of mean `m`: `variance = sum ||g_k - m||^2 / (K - 1)`, the
-trace of their covariance, and `normalized = variance / ||m||^2`. A gradient that is a mean over independent examples has
-`B * variance` constant. The repulsion of KCL is a U-statistic: its value and gradient have the same expectation at every
-B, where the expectation of a softmax loss depends on B (arXiv 2405.18045).
+trace of their covariance, and `normalized = variance / ||m||^2`. A gradient that is a mean over independent examples
+has `B * variance` constant. The repulsion of KCL is a U-statistic: its value and gradient have the same expectation at
+every B, where the expectation of a softmax loss depends on B (arXiv 2405.18045).
 
 Batch normalization, with the statistics of a batch, would change the expectation with B by itself: the network is
 evaluated with its running statistics.
@@ -34,8 +34,8 @@ def batch_variance(run, state, sections, sizes, *, batches=50, seed=0):
     seed: of the batches.
 
   Returns:
-    `{name: {B: row}}`; a row has `variance`, `normalized`, `squared_mean` (`||m||^2`) and `loss`, `(mean, half)` of its 95%
-    confidence interval.
+    `{name: {B: row}}`; a row has `variance`, `normalized`, `squared_mean` (`||m||^2`) and `loss`, `(mean, half)` of its
+    95% confidence interval.
 
   Raises:
     ValueError: fewer than two batches, or a size that no batch can have.
@@ -45,7 +45,8 @@ def batch_variance(run, state, sections, sizes, *, batches=50, seed=0):
     raise ValueError(f"batches must be at least 2 for a variance, got {batches}; 50 is the default")
   wrong = [size for size in sizes if not 2 <= size <= run.dataset.train.size]
   if wrong or not sizes:
-    raise ValueError(f"sizes must lie between 2 and the training set, {run.dataset.train.size} images; got {wrong or sizes}")
+    raise ValueError(
+        f"sizes must lie between 2 and the training set, {run.dataset.train.size} images; got {wrong or sizes}")
   if run.images is None:
     raise ConfigError("the data is streamed; use a resident data set (--config.data.path=resident)")
   network = variables(state.learners[run.program.main])
@@ -81,7 +82,7 @@ class _Moments:
     self.squares += delta @ (gradient - self.mean)
 
   def row(self):
-    variance, squared_mean = self.squares / (len(self.losses) - 1), self.mean @ self.mean
+    variance, squared_mean = self.squares / (len(self.losses) - 1), self.mean @ self.mean  # pyright: ignore[reportOperatorIssue]
     return {"variance": float(variance), "normalized": float(variance / squared_mean),
             "squared_mean": float(squared_mean), "loss": interval(self.losses)}
 
@@ -89,7 +90,8 @@ class _Moments:
 def _slope(section):
   """A loss's value and its gradient in the embeddings."""
   objective, temperature = make_objective(section), temperature_of(section)
-  return jax.jit(jax.value_and_grad(lambda embeddings, batch: objective.loss({}, {}, embeddings, batch, temperature)[0]))
+  value = lambda embeddings, batch: objective.loss({}, {}, embeddings, batch, temperature)[0]
+  return jax.jit(jax.value_and_grad(value))
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -40,9 +40,9 @@ def run_cases(cases, folder, *, evaluate=None, mesh=None):
     mesh: by default all devices.
 
   Returns:
-    `(results, failures)`: `{name: result}`, a result having "curve" (a list of points with "step", "examples", "seconds"
-    and the scores), "refresh_seconds", "selection_seconds" and the batches' mean ranks, and of its data "dataset",
-    "train_images" and "class_names"; and `{name: message}`.
+    `(results, failures)`: `{name: result}`, a result having "curve" (a list of points with "step", "examples",
+    "seconds" and the scores), "refresh_seconds", "selection_seconds" and the batches' mean ranks, and of its data
+    "dataset", "train_images" and "class_names"; and `{name: message}`.
 
   Raises:
     ConfigError: a case has a config that no run could use; nothing has been run then.

@@ -14,7 +14,7 @@ TITLES = {one.key: one.title.capitalize() for one in SCORES}
 
 
 def save_comparison(path, results, targets):
-  """Draws the mean curve of each rule against its mean training time; the targets are dotted. Returns the names written."""
+  """Draws the mean curve of each rule against its mean training time; the targets are dotted; returns `[name]`."""
   rules = list(dict.fromkeys(result["rule"] for result in results))
   curves = {rule: [result["curve"] for result in results if result["rule"] == rule] for rule in rules}
   with style():
@@ -53,8 +53,8 @@ def save_against(path, key, lines, columns=3):
   Args:
     path: of the picture.
     key: named below the panels.
-    lines: `{panel: {line: [(value, numbers)]}}`, the numbers being those of the seeds; values that are numbers are drawn
-      to scale, others evenly spaced.
+    lines: `{panel: {line: [(value, numbers)]}}`, the numbers being those of the seeds; values that are numbers are
+      drawn to scale, others evenly spaced.
   """
   columns = min(columns, len(lines))
   rows = -(-len(lines) // columns)
@@ -65,12 +65,13 @@ def save_against(path, key, lines, columns=3):
     colors = _colors(names)
     for axis, (title, panel) in zip(axes.flat, lines.items()):
       ticks = list(dict.fromkeys(value for points in panel.values() for value, _ in points))
-      numeric = [_number(value) for value in ticks]
-      places = dict(zip(ticks, range(len(ticks)) if None in numeric else numeric))
+      numeric = [number for number in map(_number, ticks) if number is not None]
+      ordered = len(numeric) == len(ticks)
+      places = dict(zip(ticks, numeric if ordered else range(len(ticks))))
       for name, points in panel.items():
         means, halves = np.transpose([interval(numbers) for _, numbers in points])
         _line(axis, [places[value] for value, _ in points], means, halves, colors[name], name)
-      if None not in numeric and min(numeric) > 0 and max(numeric) / min(numeric) >= 8:
+      if ordered and min(numeric) > 0 and max(numeric) / min(numeric) >= 8:
         axis.set_xscale("log", base=2)
       axis.set_xticks([places[tick] for tick in ticks], [str(tick) for tick in ticks])
       axis.minorticks_off()
@@ -99,7 +100,7 @@ def _line(axis, places, means, halves, color, name):
 
 def _colors(names):
   palette = "tab10" if len(names) <= 10 else "tab20"
-  return dict(zip(names, itertools.cycle(matplotlib.colormaps[palette].colors)))
+  return dict(zip(names, itertools.cycle(matplotlib.colormaps[palette].colors)))  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _legend(figure, axis):

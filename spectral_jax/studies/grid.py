@@ -1,7 +1,7 @@
 """The cells of a sweep: every combination of the values that config keys are to take.
 
-`over` is written as on the command line, "loss.temperature=0.1,0.5,1;data.classes=2,5,10;seed=0,1,2": keys with the values
-of each; the cells are the product.
+`over` is written as on the command line, "loss.temperature=0.1,0.5,1;data.classes=2,5,10;seed=0,1,2": keys with the
+values of each; the cells are the product.
 """
 
 import ast
@@ -23,7 +23,8 @@ def parse(over, config):
   """Returns `{key: [values]}` of the words in `over`, each value of the type that the config's key has.
 
   Raises:
-    ConfigError: a key that the config does not have, that stands twice or has no value; a value of another type, or twice.
+    ConfigError: a key that the config does not have, that stands twice or has no value; a value of another type, or
+      twice.
 
   >>> from spectral_jax.config import load_config
   >>> parse("loss.temperature=0.1,1;data.classes=2,10;seed=0", load_config("digits"))
@@ -47,7 +48,7 @@ def parse(over, config):
 
 
 def cells(config, axes):
-  """Returns `{name: (values, config)}`: one entry for each combination, in the order of a nested loop, the last key inmost.
+  """Returns `{name: (values, config)}`, an entry for each combination, in the order of nested loops.
 
   Raises:
     ConfigError: a combination that no run could use; the message names it.
@@ -139,7 +140,8 @@ def _value(key, word, config):
     value = float(value)
   if kind is tuple and isinstance(value, list):
     value = tuple(value)
-  if (not isinstance(value, kind) and holder[last] is not None) or (kind in (int, float, bool) and type(value) is not kind):
+  exact = kind in (int, float, bool)  # True is an int, and no seed
+  if (type(value) is not kind) if exact else (not isinstance(value, kind) and holder[last] is not None):
     raise ConfigError(f"--over: {key} takes {kind.__name__}, got {word!r}")
   return value
 

@@ -1,4 +1,4 @@
-"""What a sweep says of a run at each evaluation: its scores, the geometry of its embeddings, the alignment of its learners.
+"""What a sweep says of a run at each evaluation: scores, the geometry of embeddings, the alignment of learners.
 
 Of every learner, on the test set and on both layers: alignment of two augmented views, uniformity, Wasserstein
 uniformity and effective rank (entropy, not centered), named "test_projector_uniformity" and so on.

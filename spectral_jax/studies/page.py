@@ -21,7 +21,8 @@ def section(results):
   """Markdown of one comparison, from the content of its `results.json`."""
   about, rows, targets = results["about"], results["summary"], results["targets"]
   return "\n".join([
-      *_origin(about, "Seconds are training time: steps, bank refreshes and selection, without evaluation and compilation."),
+      *_origin(about, "Seconds are training time: steps, bank refreshes and selection, without evaluation and "
+               "compilation."),
       *_final(rows), "", *_verdict(rows), "", *_to_targets(rows, targets), "", *_cost(rows), "",
       *(f"![Accuracy over training time]({picture})" for picture in about["pictures"])])
 
@@ -72,8 +73,8 @@ def _values(rows, columns, first):
 
 
 def _significant(interval):
-  """A value with as many digits as its interval allows, three at least."""
-  mean, half = interval
+  """A value with four significant digits, three after the point at most."""
+  mean, _ = interval
   if not math.isfinite(mean):
     return str(mean)
   digits = max(0, 3 - math.floor(math.log10(abs(mean)))) if mean and abs(mean) >= 1 else 3

@@ -33,8 +33,8 @@ def rule_names():
 def with_rule(config, rule, seed):
   """Returns a copy of `config` that selects by the rule of that name, from `seed`.
 
-  Settings of the rule may follow its name: "greedy:candidates=8" is Greedy-8, "greedy_balanced:bank.refresh_epochs=5" is
-  chosen from a bank that serves five epochs. A key without a section is one of `config.selection`.
+  Settings of the rule may follow its name: "greedy:candidates=8" is Greedy-8, "greedy_balanced:bank.refresh_epochs=5"
+  is chosen from a bank that serves five epochs. A key without a section is one of `config.selection`.
 
   >>> from spectral_jax.config import load_config
   >>> with_rule(load_config("digits"), "greedy_balanced:candidates=8", 3).selection.coverage
@@ -42,8 +42,8 @@ def with_rule(config, rule, seed):
   """
   bare, *settings = rule.split(":")
   if bare not in rule_names():
-    raise ConfigError(f"--rules: {bare!r} is not known.{nearest(bare, rule_names())} Known are {', '.join(RULES)}, each "
-                      f"but random, {', '.join(SPLITS)} also with an ending _{', _'.join(COVERAGES)}.")
+    raise ConfigError(f"--rules: {bare!r} is not known.{nearest(bare, rule_names())} Known are {', '.join(RULES)}, "
+                      f"each but random, {', '.join(SPLITS)} also with an ending _{', _'.join(COVERAGES)}.")
   kind, coverage = bare, "independent"
   for ending in COVERAGES:
     if bare.endswith(f"_{ending}"):
@@ -61,8 +61,8 @@ def _setting(name, word, known):
   full = key if "." in key else f"selection.{key}"
   if not equals or full not in known:
     own = [k.removeprefix("selection.") for k in known]
-    raise ConfigError(f"--rules: {name!r} has the setting {word!r}, which must be KEY=VALUE, KEY of config.selection or "
-                      f"with its section.{nearest(key, own)}")
+    raise ConfigError(f"--rules: {name!r} has the setting {word!r}, which must be KEY=VALUE, KEY of config.selection "
+                      f"or with its section.{nearest(key, own)}")
   try:
     return full, ast.literal_eval(text)
   except (ValueError, SyntaxError):

@@ -11,7 +11,7 @@ import jax
 
 from spectral_jax import preemption
 from spectral_jax._errors import RunError
-from spectral_jax.studies import page
+from spectral_jax.studies import page, study_page
 from spectral_jax.studies.cases import run_cases
 from spectral_jax.workdir.folder import claim, write_json
 
@@ -30,7 +30,7 @@ class Study(NamedTuple):
 
 
 def conduct(study, config, folder):
-  """Makes the runs that are not there yet; leaves results.json, table.md and the pictures. Returns results.json's content.
+  """Makes the runs that are not there yet; leaves results.json, whose content it returns, table.md, report.html, pictures.
 
   Raises:
     ConfigError: a config that no run could use, or a folder that holds another study.
@@ -47,6 +47,7 @@ def conduct(study, config, folder):
     write_json(folder / "results.json", content)
     table = study.section(content)
     (folder / "table.md").write_text(table + "\n")
+    study_page.write(folder / "report.html", folder)
     print(f"\n{table}\n\nEverything is in {folder}")
   return content
 
@@ -71,10 +72,10 @@ def about(study, runs):
   cores = f", {len(os.sched_getaffinity(0))} cores" if devices[0].platform == "cpu" else ""
   words = [f"'{word}'" if set(word) & set(";()'* ") else word for word in sys.argv[1:]
            if not word.startswith(("--workdir", "--page"))]
-  images = sorted({run["train_images"] for run in runs})
+  numbers = sorted({run["train_images"] for run in runs})
+  images = " to ".join(f"{number:,}" for number in dict.fromkeys((numbers[0], numbers[-1])))
   return {
       "command": " ".join([f"python -m {study.module}", *words]), "date": str(datetime.date.today()),
       "hardware": f"{len(devices)} x {devices[0].device_kind} ({platform.machine()}{cores})",
-      "setting": f"{', '.join(sorted({run['dataset'] for run in runs}))}, "
-                 f"{' to '.join(f'{n:,}' for n in dict.fromkeys((images[0], images[-1])))} training images, {study.setting}",
+      "setting": f"{', '.join(sorted({run['dataset'] for run in runs}))}, {images} training images, {study.setting}",
       "seeds": ", ".join(map(str, study.seeds))}

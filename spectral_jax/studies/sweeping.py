@@ -24,7 +24,8 @@ def study_of(config, axes, cells, show):
   return Study(
       module="spectral_jax.sweep", seeds=seeds, cases={name: copy for name, (_, copy) in cells.items()},
       labels={name: {"cell": name, "values": of_cell} for name, of_cell in values.items()},
-      setting=f"{config.model.encoder}, {learners}, batches of {config.batch_size}, {length}, where nothing else is said.",
+      setting=f"{config.model.encoder}, {learners}, batches of {config.batch_size}, {length}, where nothing else is "
+              "said.",
       tell=lambda runs: {"show": show, "over": axes, "summary": summary(runs)},
       draw=draw, section=page.sweep_section, evaluate=measures_of)
 
@@ -44,7 +45,8 @@ def summary(runs):
     last = [run["curve"][-1] for run in of_seeds]
     rows[name] = {
         "values": {key: value for key, value in of_seeds[0]["values"].items() if key != grid.SEED}, "seeds": len(last),
-        "metrics": {metric: interval([point[metric] for point in last]) for metric in last[0] if metric not in NOT_MEASURED}}
+        "metrics": {metric: interval([point[metric] for point in last]) for metric in last[0]
+                    if metric not in NOT_MEASURED}}
   return rows
 
 
@@ -52,8 +54,8 @@ def draw(folder, content):
   """Writes curves.png and, for every key with several values, against_KEY.png. Returns their names."""
   runs, settings = content["runs"], by_setting(content["runs"])
   metrics = page.shown(list(runs[0]["curve"][-1]), content["show"])
-  names = [curves.save_training(
-      folder / "curves.png", {name: [run["curve"] for run in of_seeds] for name, of_seeds in settings.items()}, metrics)]
+  lines = {name: [run["curve"] for run in of_seeds] for name, of_seeds in settings.items()}
+  names = [curves.save_training(folder / "curves.png", lines, metrics)]
   for key, values in content["over"].items():
     if key != grid.SEED and len(values) > 1:
       lines = against(settings, key, metrics)
@@ -64,8 +66,8 @@ def draw(folder, content):
 def against(settings, key, metrics):
   """`{panel: {line: [(value of key, the seeds' numbers)]}}` of final metrics.
 
-  A panel is a metric; where several learners or pairs have it a panel has the other keys' values too, and the learners or
-  pairs are its lines.
+  A panel is a metric; where several learners or pairs have it a panel has the other keys' values too, and the learners
+  or pairs are its lines.
   """
   panels = {}
   for metric in metrics:

@@ -119,8 +119,8 @@ def _jitted_gap(u, v, labels, temperature):
 def drift_bounds(run, steps):
   """`bounds.similarity_drift_bound` after that many steps, of each pair of learners that it is about: DCL and NSCL.
 
-  The theorem is on gradient descent on the similarities themselves. The run's step sizes stand for its own, so that a run,
-  which descends in its parameters, may exceed it: reports say so where it happens.
+  The theorem is on gradient descent on the similarities themselves. The run's step sizes stand for its own, so that a
+  run, which descends in its parameters, may exceed it: reports say so where it happens.
   """
   sections, said = learner_sections(run.config), {}
   taken = jnp.arange(run.total_steps)

@@ -17,7 +17,8 @@ from spectral_jax._names import check_name, nearest
 # Keywords that the step itself supplies, or that shape the output rather than the objective.
 RESERVED = ("u", "v", "labels", "where", "reduction", "temperature", "axis_name", "log_average")
 
-# Arguments that the trainer learns with the network where a loss has them, as its paper does (SigLIP, arXiv 2303.15343).
+# Arguments that the trainer learns with the network where a loss has them, as its paper does (SigLIP, arXiv
+# 2303.15343).
 LEARNT = {"sigmoid": ("temperature", "bias")}
 
 # Images of a device from which the ring is faster than the compiler's own partition of the dense form, measured on CPU
@@ -114,12 +115,11 @@ def learnt_values(params, temperature):
 
 def _learnt(name, asked, learnable):
   """The arguments to learn; () learns none."""
-  asked = (asked,) if isinstance(asked, str) else tuple(asked)
-  for one in asked:
-    if one not in learnable:
-      raise ConfigError(f"config.loss.kwargs has learn={asked!r}, but {name} learns {' and '.join(map(repr, learnable))}; "
-                        "() learns none")
-  return asked
+  names = (asked,) if isinstance(asked, str) else asked
+  if not isinstance(names, (tuple, list)) or any(one not in learnable for one in names):
+    raise ConfigError(f"config.loss.kwargs has learn={asked!r}, but {name} learns "
+                      f"{' and '.join(map(repr, learnable))}; () learns none")
+  return tuple(names)
 
 
 def _default(function, name):

@@ -37,7 +37,7 @@ def _with(learner, found, config):
 
 
 def _matched(own, other, whole, config):
-  """The tree `own` with the arrays of `other`, each where it lies; those that only one has, or of other shapes, are named."""
+  """The tree `own` with the arrays of `other`, each where it lies; what only one has, or of other shapes, is named."""
   mine = {name: x for name, x in flat(own).items() if not isinstance(x, dict)}
   theirs = {name: x for name, x in flat(other).items() if not isinstance(x, dict)}
   wanted = [name for name in mine if whole or name.startswith("encoder.")]

@@ -16,9 +16,10 @@ from spectral_jax.defaults import get_defaults
 
 CONFIG = "config.json"
 SUMMARY = "summary.json"
-LONGER = ("\nA run cannot be made longer afterwards: its learning rate has followed a schedule made for its length, down to 0 "
-          "at the last step, so that more steps would be neither this run nor the longer one. In another --workdir, train "
-          "the longer run, or go on from these weights with a schedule of its own: --config.init_from={folder}")
+LONGER = ("\nA run cannot be made longer afterwards: its learning rate has followed a schedule made for its length, "
+          "down to 0 at the last step, so that more steps would be neither this run nor the longer one. In another "
+          "--workdir, train the longer run, or go on from these weights with a schedule of its own: "
+          "--config.init_from={folder}")
 
 
 def is_lead():
@@ -190,8 +191,8 @@ def disk_errors(folder):
   try:
     yield
   except Exception as error:  # of whatever type a library makes of it; all but a full disk go on as they are
-    known = isinstance(error, OSError) and error.errno in _FULL
-    reasons = [error.strerror] if known else [os.strerror(n) for n in _FULL if os.strerror(n) in str(error)]  # pyright: ignore[reportAttributeAccessIssue]
+    own = [error.strerror] if isinstance(error, OSError) and error.errno in _FULL else []
+    reasons = own or [os.strerror(n) for n in _FULL if os.strerror(n) in str(error)]
     if not reasons:
       raise
     raise RunError(

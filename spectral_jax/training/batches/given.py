@@ -54,8 +54,8 @@ def load_reference(path, size):
     raise ConfigError(f"config.selection.reference={path!r} must hold floating-point embeddings of shape ({size}, d), "
                       f"one row a training image in the data set's order; got {rows.dtype} of shape {rows.shape}")
   if not np.isfinite(rows).all():
-    raise ConfigError(f"config.selection.reference={path!r} holds NaN or inf in {int((~np.isfinite(rows)).any(1).sum())} "
-                      "rows; embed those images anew")
+    raise ConfigError(f"config.selection.reference={path!r} holds NaN or inf in "
+                      f"{int((~np.isfinite(rows)).any(1).sum())} rows; embed those images anew")
   return rows.astype(np.float32)
 
 

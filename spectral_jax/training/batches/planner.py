@@ -80,8 +80,8 @@ class Planner:
     self._coming = None
     self._spent, self._began, self._refreshing = 0.0, log.seconds(), {}
     if plan.given is not None and not np.array_equal(tables.present, plan.table(tables.epoch)):
-      raise ConfigError(f"the index table is not the one that this run began with: epoch {tables.epoch} had other batches. "
-                        "Give config.selection.table the file as it was, or another --workdir")
+      raise ConfigError(f"the index table is not the one that this run began with: epoch {tables.epoch} had other "
+                        "batches. Give config.selection.table the file as it was, or another --workdir")
     if tables.following is None:
       self._begin(tables.epoch + 1, tables.bank)
 
@@ -171,7 +171,7 @@ def selects(selection):
 
 
 def first_tables(plan, bank):
-  """The tables of a run's beginning: two epochs of given or random batches, and an empty bank where one will be kept."""
+  """The tables of a run's beginning: two epochs of given or random batches, and an empty bank if one will be kept."""
   return Tables(0, plan.table(0), plan.table(1), bank.empty() if bank else None)
 
 
