@@ -15,8 +15,11 @@ command again goes on where a stage was stopped, by its nine minutes or by anyth
   rules    rules of batch selection, several seeds
   coupled  contrastive and supervised learners under shared randomness, three temperatures
 
-It needs jax, flax, optax and numpy, and besides them absl-py, ml_collections, tqdm and (for a tar of images) Pillow:
-`--wheels` names a folder of wheels that are installed under DIR without a network. `--data` is a tar of
+It needs jax, flax, optax and numpy, and besides them what
+
+  pip download --no-deps --dest=WHEELS absl-py chex dm-pix etils ml_collections pillow toolz tqdm
+
+brings: `--wheels` names that folder, which is installed under DIR without a network. `--data` is a tar of
 train/CLASS/*.jpg and test/CLASS/*.jpg, or an npz with train_images, train_labels, test_images and test_labels.
 """
 

@@ -5,7 +5,8 @@ Run from the repository's root; PyTorch is of the `bench` extra and left out whe
     python benchmarks/encoder.py            # the section of docs/performance.md, some minutes on two cores
     python benchmarks/encoder.py --quick    # smaller sizes, nothing written
 
-All forms are timed in one process, in turn; figures are medians.
+All forms are timed in one process, in turn; figures are medians. Ratios of processor time, of all cores together, are
+given beside those of the clock: they do not depend on what else the machine does.
 """
 
 import argparse
@@ -44,16 +45,16 @@ SHAPES = [(64, 32, 3, 64, 1), (64, 32, 64, 64, 1), (64, 32, 64, 128, 2), (64, 16
 
 
 def medians(functions, repeats):
-  """Median seconds of each function, called in turn after one call that compiles."""
+  """Median seconds of each function on the clock and of the processor, called in turn after one call that compiles."""
   times = {name: [] for name in functions}
   for function in functions.values():
     function()
   for _ in range(repeats):
     for name, function in functions.items():
-      started = time.perf_counter()
+      started, processor = time.perf_counter(), time.process_time()
       function()
-      times[name].append(time.perf_counter() - started)
-  return {name: statistics.median(t) for name, t in times.items()}
+      times[name].append((time.perf_counter() - started, time.process_time() - processor))
+  return tuple({name: statistics.median(t[i] for t in pairs) for name, pairs in times.items()} for i in (0, 1))
 
 
 def layer(shape, repeats):
@@ -73,7 +74,7 @@ def layer(shape, repeats):
       "weight gradient, ours": lambda x, w, dy: convolution.weight_gradient_on_cpu(x, dy, w, *settings)}
   jitted = {name: jax.jit(form) for name, form in forms.items()}
   calls = {name: lambda form=form: jax.block_until_ready(form(x, w, dy)) for name, form in jitted.items()}
-  seconds = medians(calls | torch_layer(shape), repeats)
+  seconds, _ = medians(calls | torch_layer(shape), repeats)
   operations = 2 * dy.size * 9 * c
   return {"images": n, "side": side, "in": c, "out": f, "stride": stride} | {
       name: round(operations / t / 1e9) for name, t in seconds.items()}
@@ -130,32 +131,36 @@ def steps(name, config, dataset, repeats):
     calls["PyTorch"] = torch_simclr.make_step(
         "resnet18", "cifar", config.model.projector_hidden, config.model.projector_dim, batch=config.batch_size,
         side=config.data.image_size, device="cpu", half=config.model.dtype == "bfloat16", compiled=False)
-  seconds = medians(calls, repeats)
+  seconds, processor = medians(calls, repeats)
   return {"step": name, "batch": config.batch_size} | {
       f"{form}, images/s": round(config.batch_size / t, 1) for form, t in seconds.items()} | {
-      "ours / XLA": seconds["XLA"] / seconds["ours"]}
+      f"{form} / ours, {what}": of[form] / of["ours"] for form in calls if form != "ours"
+      for what, of in (("clock", seconds), ("processor", processor))}
 
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--quick", action="store_true", help="smaller sizes, nothing written")
   parser.add_argument("--repeats", type=int, default=7)
+  parser.add_argument("--batch", type=int, default=64, help="of the ResNet-18 steps")
+  parser.add_argument("--half", action="store_true", help="ResNet-18 in bfloat16 too")
   options = parser.parse_args()
   cifar = load_config("cifar10")
-  cifar.batch_size = 16 if options.quick else 64
+  cifar.batch_size = 16 if options.quick else options.batch
   cifar.eval.shots = 1  # of which none is looked at here
   half = cifar.copy_and_resolve_references()
   cifar.model.dtype = "float32"
   data, digits = random_images(cifar.batch_size, 32), load_config("digits")
   rows = [steps("digits, convnet, float32", digits, open_dataset(digits.data), 3 * options.repeats),
-          steps("CIFAR-10, ResNet-18, float32", cifar, data, options.repeats),
-          steps("CIFAR-10, ResNet-18, bfloat16", half, data, max(1, options.repeats // 2))]
+          steps("CIFAR-10, ResNet-18, float32", cifar, data, options.repeats)]
+  if options.half:
+    rows.append(steps("CIFAR-10, ResNet-18, bfloat16", half, data, options.repeats))
   print(report.table(rows), flush=True)
   layers = [layer((shape[0] // (8 if options.quick else 1), *shape[1:]), options.repeats) for shape in SHAPES]
   text = report.tables({"Whole training steps": rows, "3x3 convolutions, GFLOP/s of the direct sum": layers})
   print(text)
   if not options.quick:
-    report.write("encoder", "python benchmarks/encoder.py", text)
+    report.write("encoder", f"python benchmarks/encoder.py --batch={options.batch} --repeats={options.repeats}", text)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Which reading of "gradient variance over 50 steps" does whitening lower, and by how much? Every reading side by side.
 
-  python benchmarks/whitening_variance.py [--config=digits] [--stages 0 50 300] [--seeds 0 1 2] [--write]
+  python benchmarks/whitening_variance.py [--config=digits] [--stages 0 100 500] [--seeds 0 1 2] [--write]
 
 Two runs, one without and one with whitening of the embeddings. At each stage (steps of training) the gradient of 50
 batches is taken without and with whitening, by the parameters, by the projector's outputs and by the rows that the loss
@@ -172,16 +172,20 @@ def ratios(results, stage, pair, reading):
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--config", default="digits")
-  parser.add_argument("--stages", type=int, nargs="+", default=[0, 50, 300])
+  parser.add_argument("--stages", type=int, nargs="+", default=[0, 100, 500])
   parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+  parser.add_argument("--batch_size", type=int, default=128)
+  parser.add_argument("--width", type=float, default=0.5, help="of the encoder")
   parser.add_argument("--write", action="store_true", help="put the tables into docs/results.md")
   options = parser.parse_args()
-  results = study(load_config(options.config), sorted(options.stages), options.seeds)
+  config = load_config(options.config)
+  config.batch_size, config.model.width = options.batch_size, options.width
+  results = study(config, sorted(options.stages), options.seeds)
   print(tables(results))
   if options.write:
     FIGURES.write_text("[\n" + ",\n".join(map(json.dumps, results)) + "\n]\n")
     report.write("whitening_variance", "python benchmarks/whitening_variance.py --write", tables(results), page=PAGE,
-                 note=f"{options.config}; geometric means over seeds {', '.join(map(str, options.seeds))}, least and greatest.")
+                 note=f"{options.config}, batches of {options.batch_size}, width {options.width}; geometric means over seeds {', '.join(map(str, options.seeds))}, least and greatest.")
 
 
 if __name__ == "__main__":

@@ -61,8 +61,13 @@ def _math(self, node, display):
   raise nodes.SkipNode
 
 
-def _keep_blocks(app, what, name, obj, options, lines):
-  """Equations set apart by four spaces keep their lines, as in Markdown."""
+def _as_napoleon_reads(app, what, name, obj, options, lines):
+  """Equations set apart by four spaces keep their lines, and what goes on under Raises is no further exception."""
+  raises = False
+  for i, line in enumerate(lines):
+    raises = line == "Raises:" or (raises and line.startswith(" "))
+    if raises and line.startswith("  ") and not re.match(r" +\w+(, \w+)*: ", line):
+      lines[i] = "    " + line
   for i in reversed(range(1, len(lines))):
     begins = lines[i].startswith("    ") and not lines[i - 1].strip()
     above = next((line for line in reversed(lines[:i]) if line.strip()), "")
@@ -70,7 +75,13 @@ def _keep_blocks(app, what, name, obj, options, lines):
       lines[i:i] = ["::", ""]
 
 
+def _skips(app, what, name, obj, skip, options):
+  """The fields of named tuples, which their class describes, would each be "Alias for field number"."""
+  return True if type(obj).__name__ == "_tuplegetter" else None
+
+
 def setup(app):
-  app.connect("autodoc-process-docstring", _keep_blocks, priority=400)  # before napoleon
+  app.connect("autodoc-process-docstring", _as_napoleon_reads, priority=400)  # before napoleon
+  app.connect("autodoc-skip-member", _skips)
   of = lambda display: (lambda self, node: _math(self, node, display), None)
   app.add_html_math_renderer("mathml", of("inline"), of("block"))

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
   from jaxtyping import Array, ArrayLike, Float, PyTree
 
+  from spectral_jax._types import Config
+  from spectral_jax.models import Model
+
 try:
   from flax.errors import ScopeParamShapeError
 
@@ -73,14 +76,16 @@ def load_encoder(workdir: str | pathlib.Path, *, step: int | str = "best",
   return apply, variables
 
 
-def load_network(workdir, *, step="best", learner=None):
+def load_network(workdir: str | pathlib.Path, *, step: int | str = "best",
+                 learner: str | None = None) -> tuple[Model, PyTree]:
   """The same as `(model, variables)`: the Flax module of encoder and projector, and its variables."""
   config = read_config(workdir)
   variables, _ = read_network(workdir, config, step=step, learner=learner)
   return build_model(config.model), jax.tree.map(jnp.asarray, variables)
 
 
-def read_network(workdir, config, *, step: int | str = "best", learner=None):
+def read_network(workdir: str | pathlib.Path, config: Config, *, step: int | str = "best",
+                 learner: str | None = None) -> tuple[PyTree, int]:
   """Returns the variables as NumPy arrays, and the step that they were saved at."""
   folder = pathlib.Path(workdir).expanduser().absolute()
   if not (folder / checkpoints.DIRECTORY).is_dir():

@@ -150,8 +150,12 @@ def test_flags_that_do_not_fit_together_are_named(given, message):
 
 @pytest.mark.parametrize("variable", distributed.SIZES)
 def test_one_process_is_alone_whatever_launched_it(monkeypatch, variable):
-  assert distributed.start() == 1
   assert distributed.start(processes=1) == 1
   monkeypatch.setenv(variable, "1")
   assert distributed.start() == 1
   assert not jax.distributed.is_initialized()
+
+
+def test_without_a_launcher_it_is_alone(forge):
+  code, said = forge.run(entry="roll_call")
+  assert code == 0 and "process 0 of 1, 1 of 1 devices" in said

@@ -6,7 +6,7 @@ import inspect
 import pytest
 
 MODULES = ("losses", "losses.kernels", "gradients", "bounds", "spectrum", "selection", "metrics", "data", "augment",
-           "models", "evaluation", "config", "defaults", "mesh", "progress")
+           "models", "evaluation", "encoder", "config", "defaults", "mesh", "progress")
 
 
 def functions_of(name):

@@ -75,7 +75,7 @@ def build_model(config: Config) -> Model:
   return Model(encoder, Projector(config.projector_layers, config.projector_hidden, config.projector_dim, dtype))
 
 
-def check_model(config, image_size):
+def check_model(config: Config, image_size: int) -> None:
   """Raises ConfigError unless `build_model(config)` can be made and takes images of `image_size` pixels a side."""
   _check(config)
   if config.encoder in SIZES:

@@ -73,7 +73,8 @@ def lines(series, *, x="step", wide=False, logarithmic=False, bands=(), folded=F
     x_field |= {"scale": {"type": "log", "nice": False},
                 "axis": {"values": sorted({point for points in series.values() for point in points}), "format": "~g"}}
   else:
-    x_field |= {"scale": {"zero": False, "nice": False}, "axis": {"tickCount": 5, "format": "~s" if x == "step" else "~g"}}
+    x_field |= {"scale": {"zero": False, "nice": False},
+                "axis": {"tickCount": 5, "format": "~s" if x == "step" else "~g"}}
   labels = "{" + ",".join(f"'{columns[name]}':{_quoted(name)}" for name in drawn) + "}[datum.value]"
   color = {"field": "s", "type": "nominal", "scale": {"domain": [columns[n] for n in drawn], "range": colors},
            "legend": {"labelExpr": labels, "values": [columns[n] for n in solid], "labelLimit": 300,

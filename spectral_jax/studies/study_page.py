@@ -135,7 +135,7 @@ def _mean_curve(curves, metric, axis):
 
 
 def _against(runs, results):
-  """Each metric at the end against each key that was given several numbers, a line for each setting of the other keys."""
+  """Each metric at the end against each key that was given several numbers, a line for each setting of the others."""
   shown, others = [], []
   keys = [key for key, values in results.get("over", {}).items()
           if key != "seed" and len(values) > 1 and all(isinstance(value, (int, float)) for value in values)]
@@ -146,7 +146,8 @@ def _against(runs, results):
         rest = ", ".join(f"{k}={v}" for k, v in run["values"].items() if k not in (key, "seed")) or _said(metric)
         if metric in run["curve"][-1]:
           lines.setdefault(rest, {}).setdefault(run["values"][key], []).append(run["curve"][-1][metric])
-      found = {rest: [(x, *interval(of_seeds)) for x, of_seeds in sorted(values.items())] for rest, values in lines.items()}
+      found = {rest: [(x, *interval(of_seeds)) for x, of_seeds in sorted(values.items())] for rest,
+               values in lines.items()}
       if found:
         about = metric.rpartition("/")[2] in _shown(results)
         (shown if about else others).append(_card(f"{_said(metric)}, against {key}", found, key))

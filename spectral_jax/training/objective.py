@@ -117,8 +117,8 @@ def _learnt(name, asked, learnable):
   """The arguments to learn; () learns none."""
   names = (asked,) if isinstance(asked, str) else asked
   if not isinstance(names, (tuple, list)) or any(one not in learnable for one in names):
-    raise ConfigError(f"config.loss.kwargs has learn={asked!r}, but {name} learns {' and '.join(map(repr, learnable))}; "
-                      "() learns none")
+    raise ConfigError(f"config.loss.kwargs has learn={asked!r}, but {name} learns "
+                      f"{' and '.join(map(repr, learnable))}; () learns none")
   return tuple(names)
 
 

@@ -4,7 +4,6 @@ import jax
 import numpy as np
 
 from spectral_jax._errors import ConfigError
-from spectral_jax.encoder import read_network
 from spectral_jax.mesh import place
 from spectral_jax.workdir.folder import flat, read_config
 
@@ -21,6 +20,7 @@ def taken_over(state, config):
   Raises:
     ConfigError: there is no such run or checkpoint, or its arrays do not fit; the message names them.
   """
+  from spectral_jax.encoder import read_network  # not above: a run of its own needs no checkpoint to begin
   source = config.init_from
   step = int(config.init_step) if config.init_step.isdigit() else config.init_step
   found, step = read_network(source, read_config(source), step=step)
