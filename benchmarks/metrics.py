@@ -32,7 +32,7 @@ MIB = 2**20
 
 
 def inputs(rows, width):
-  """Two related representations, written once and in place: nothing of their making is left in memory."""
+  """Two related representations on the device; nothing of their making is left in memory."""
   random = np.random.default_rng(0)
   x, y = (np.empty((rows, width), np.float32) for _ in range(2))
   mix = random.standard_normal((width, width), np.float32) / width**0.5
@@ -41,7 +41,7 @@ def inputs(rows, width):
     random.standard_normal(out=x[part], dtype=np.float32)
     y[part] = x[part] @ mix
     y[part] += random.standard_normal(y[part].shape, np.float32)
-  return x, y
+  return jnp.asarray(x), jnp.asarray(y)
 
 
 def forms(x, y):
@@ -58,9 +58,10 @@ def forms(x, y):
     state = stream.init(x.shape[1], y.shape[1])
     for start in range(0, len(x), BATCH):
       state = stream.update(state, x[start:start + BATCH], y[start:start + BATCH])
+      jax.block_until_ready(state)  # else batches queue up in memory, faster than they are multiplied
     return stream.finish(state)
 
-  return {"products": lambda: products(x, y), "linear_cka": lambda: whole(x, y, np.ones(len(x), bool)),
+  return {"products": lambda: products(x, y), "linear_cka": lambda: whole(x, y, jnp.ones(len(x), bool)),
           "streaming_cka": streamed}
 
 

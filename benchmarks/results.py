@@ -80,7 +80,8 @@ def compact(folder, whole):
 def alignment(sweeps):
   lines = [WRITTEN, "", "Learners `cl` (DCL), `nscl`, `supcon` and `cross_entropy` of one run begin as one network, "
            "and see the same batches and views. CKA is the linear, biased one that papers report, RSA Pearson's on "
-           "cosines; both of the encoder's features on the whole test set. Means with 95% intervals over seeds (Student's t).", "",
+           "cosines; both of the encoder's features on the whole test set. Means with 95% intervals over seeds "
+           "(Student's t).", "",
            PUBLISHED, ""]
   for sweep, title in (("coupled_digits", "Digits"), ("coupled_omniglot_classes", "Omniglot, number of classes"),
                        ("coupled_omniglot_temperature", "Omniglot, temperature")):
@@ -253,7 +254,7 @@ def batches(sweeps, variance):
   lines = [WRITTEN, "", "One encoder, the same seeds and as many epochs at every batch size, the learning rate "
            "growing with its root. Measured on the test set: accuracy of frozen features; of the projections "
            "alignment and uniformity (lower is closer, more uniform), Wasserstein uniformity (0 is uniform) and "
-           "effective rank (entropy). Means with 95% intervals over seeds.", ""]
+           "effective rank (entropy). Means with 95% intervals over seeds. As many epochs means fewer steps of larger batches.", ""]
   runs = []
   for sweep in BATCHES[:2]:
     if sweep not in sweeps:
@@ -262,7 +263,7 @@ def batches(sweeps, variance):
     lines += _origin(sweeps[sweep])
     runs += sweeps[sweep]["runs"]
   if runs:
-    lines += [*_measures(runs, ("loss.name", "batch_size")), "", *_which_ranks(runs), ""]
+    lines += [*_measures(runs, ("loss.name", "batch_size")), "", *_batch_trends(runs), "", *_which_ranks(runs), ""]
     panels = {title: _lines_of(runs, key) for key, title in MEASURES if key != "linear_accuracy"}
     picture = curves.save_against(DOCS / "results_batches.png", "batch size", panels)
     lines += [f"![Measures against the batch size]({picture})", ""]
@@ -292,6 +293,25 @@ def _measures(runs, keys):
   return lines
 
 
+def _batch_trends(runs):
+  """What few labels' accuracy does from the smallest to the largest batch, and whether losses differ."""
+  cells, lines = _by(runs, ("loss.name", "batch_size")), []
+  accuracy = lambda name, size: [point["few_shot_accuracy"] for point in cells[name, size]]
+  for name in dict.fromkeys(name for name, _ in cells):
+    sizes = sorted(size for of, size in cells if of == name)
+    mean, half = interval(np.subtract(accuracy(name, sizes[-1]), accuracy(name, sizes[0])))
+    verdict = "rises" if mean > half else "falls" if mean < -half else "no change can be told"
+    lines.append(f"- Few labels' accuracy of {name} from batches of {sizes[0]} to {sizes[-1]}: {verdict} "
+                 f"({_signed(mean, half)}).")
+  for name in dict.fromkeys(name for name, _ in cells if name != "info_nce"):
+    sizes = sorted(size for of, size in cells if of == name and ("info_nce", size) in cells)
+    apart = {size: interval(np.subtract(accuracy(name, size), accuracy("info_nce", size))) for size in sizes}
+    told = [f"{size} ({_signed(*apart[size])})" for size in sizes if abs(apart[size][0]) > apart[size][1]]
+    lines.append(f"- {name} against info_nce at the same batch size and seed: "
+                 f"{'differs at ' + ', '.join(told) if told else 'no difference can be told at any size'}.")
+  return lines
+
+
 def _lines_of(runs, key):
   lines = {}
   for (loss, size), points in _by(runs, ("loss.name", "batch_size")).items():
@@ -302,7 +322,8 @@ def _lines_of(runs, key):
 def _which_ranks(runs):
   """Rank correlation of each measure with accuracy, over all runs and within each loss."""
   lines = ["Does a measure rank runs by their accuracy? Spearman's correlation with it, with a 95% bootstrap interval "
-           "over runs (uniformities with their sign turned: more uniform is larger):", "",
+           "over runs (uniformities with their sign turned: more uniform is larger). Runs of one seed and batch size are "
+           "alike whatever the loss: over all of them the interval is too narrow.", "",
            "| runs | number | accuracy | " + " | ".join(title for _, title in MEASURES[4:]) + " |",
            "|---|---:|---|" + "---:|" * 3]
   groups = {"all": runs}
