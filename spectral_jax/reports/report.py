@@ -395,10 +395,11 @@ def _tables(run, with_name):
     rows = {name: row for name, row in value.items() if isinstance(row, dict)}
     if rows:
       columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-      parts.append(html.section(
-          _headed(key, run, with_name),
-          html.table(["", *(column.replace("_", " ") for column in columns)],
-                     [[name, *(_cell(row.get(column)) for column in columns)] for name, row in rows.items()])))
+      lines = [["", *(column.replace("_", " ") for column in columns)]]
+      lines += [[name, *(_cell(row.get(column)) for column in columns)] for name, row in rows.items()]
+      if len(columns) > 8 and len(columns) > len(rows):  # rather long than wide
+        lines = list(map(list, zip(*lines)))
+      parts.append(html.section(_headed(key, run, with_name), html.table(lines[0], lines[1:])))
     numbers = {name: x for name, x in value.items() if isinstance(x, (int, float, str))}
     if numbers:
       parts.append(html.section(_headed(key, run, with_name), html.facts(numbers)))
