@@ -30,8 +30,8 @@ from spectral_jax.training.run import prepare
 CASES = (
     ("digits", {"batch_size": 256}), ("digits", {"batch_size": 512}), ("digits", {"batch_size": 1024}),
     ("digits", {"batch_size": 1024, "microbatches": 4}), ("digits", {"batch_size": 256, "model.width": 2.0}),
-    ("cifar10", {"batch_size": 16, "model.width": 0.25}), ("cifar10", {"batch_size": 64, "model.width": 0.25}),
-    ("cifar10", {"batch_size": 64, "model.width": 0.25, "microbatches": 4}))
+    ("cifar10", {"batch_size": 64, "model.encoder": "convnet"}), ("cifar10", {"batch_size": 256, "model.encoder": "convnet"}),
+    ("cifar10", {"batch_size": 256, "model.encoder": "convnet", "microbatches": 4}))
 EXAMPLES = 1437
 REPEATS = 5
 

@@ -24,7 +24,7 @@ TINY = {
     "batch_size": 64, "steps": 6, "log_every": 2, "diagnostics_every": 0, "eval_every_epochs": 0,
     "optimizer.warmup_epochs": 0, "model.width": 0.125, "model.projector_hidden": 8, "model.projector_dim": 8,
     "eval.train_limit": 200, "eval.test_limit": 60, "eval.shot_draws": 2, "eval.probe_steps": 5, "eval.shot_steps": 5}
-OVER = "data.classes=2,4;loss.temperature=0.1,1;seed=0,1"
+OVER = "data.classes=4;loss.temperature=0.1,1;seed=0,1"
 SHOW = ["linear_accuracy", "test_encoder_cka", "weight_gap", "test_projector_alignment"]
 
 
@@ -80,10 +80,8 @@ def swept(tmp_path_factory):
 def test_every_combination_is_a_run_with_the_classes_it_saw(swept):
   content, folder, _ = swept
   assert [run["values"] for run in content["runs"]] == [
-      {"data.classes": c, "loss.temperature": t, "seed": s} for c in ("2", "4") for t in (0.1, 1.0) for s in (0, 1)]
-  assert all(len(run["class_names"]) == int(run["values"]["data.classes"]) for run in content["runs"])
-  few, more = (set(run["class_names"]) for run in content["runs"][::4])
-  assert few < more
+      {"data.classes": "4", "loss.temperature": t, "seed": s} for t in (0.1, 1.0) for s in (0, 1)]
+  assert all(len(run["class_names"]) == 4 for run in content["runs"])
   for run in content["runs"]:
     config = flat(json.loads((folder / run["cell"] / "config.json").read_text()))
     assert {key: config[key] for key in run["values"]} == run["values"]
@@ -92,9 +90,8 @@ def test_every_combination_is_a_run_with_the_classes_it_saw(swept):
 
 def test_cells_of_one_shape_compile_once(swept):
   _, _, compiled = swept
-  # The first cell of each number of classes compiles its evaluation, the last of the first is followed by other shapes.
-  assert compiled[0] > 0 and compiled[3] > 0 and compiled[4] > 0
-  assert list(compiled[[1, 2, 5, 6, 7]]) == [0] * 5
+  assert compiled[0] > 0  # the first compiles its evaluation; its steps were compiled before the count began
+  assert list(compiled[1:]) == [0, 0, 0]
 
 
 def test_cells_are_run_shape_by_shape_in_whatever_order_they_are_named(swept):
@@ -118,12 +115,12 @@ def test_every_learner_and_pair_is_measured(swept):
 
 def test_table_and_pictures(swept):
   content, folder, _ = swept
-  assert content["about"]["pictures"] == ["curves.png", "against_data.classes.png", "against_loss.temperature.png"]
+  assert content["about"]["pictures"] == ["curves.png", "against_loss.temperature.png"]
   assert all((folder / picture).stat().st_size > 5000 for picture in content["about"]["pictures"])
   text = page.sweep_section(content)
   assert "| setting | seeds | cl | nscl |" in text and "| setting | seeds | cl~nscl |" in text
   values = [run["curve"][-1]["cl~nscl/weight_gap"] for run in content["runs"][:2]]
-  row = content["summary"]["data.classes=2, loss.temperature=0.1"]
+  row = content["summary"]["data.classes=4, loss.temperature=0.1"]
   assert row["seeds"] == 2 and row["metrics"]["cl~nscl/weight_gap"][0] == pytest.approx(np.mean(values))
   assert "nan" not in text and "| data.classes=4, loss.temperature=1.0 | 2 |" in text
 
@@ -134,7 +131,7 @@ def test_what_is_there_is_not_done_again_and_seeds_can_be_added(swept, monkeypat
   monkeypatch.setattr(cases, "_open", lambda config, *_: made.append(config.seed) or (_ for _ in ()).throw(
       ConfigError("not run in this test")))
   found, failures = cases.run_cases(study_of(tiny(), OVER + ",2").cases, folder)
-  assert made == [2] * 4 and len(found) == 8 and len(failures) == 4
+  assert made == [2] * 2 and len(found) == 4 and len(failures) == 2
   assert found[content["runs"][3]["cell"]]["curve"] == content["runs"][3]["curve"]
 
 
@@ -211,7 +208,7 @@ def test_spearman_is_scipys_and_its_interval_covers():
 def test_gradient_variance_of_a_mean_over_independent_examples_falls_as_one_over_the_batch():
   run = cases.prepare(tiny(), open_dataset(tiny().data), make_mesh(devices=jax.devices()[:1]))
   rows = batch_variance.batch_variance(
-      run, run.init(), {"kcl": learner("kcl"), "attraction": learner("kcl", gamma=0.0)}, (2, 16), batches=24)
+      run, run.init(), {"kcl": learner("kcl"), "attraction": learner("kcl", gamma=1e-6)}, (2, 16), batches=24)
   # Without repulsion the loss is a mean over pairs.
   ratio = rows["attraction"][2]["variance"] / (8 * rows["attraction"][16]["variance"])
   assert 0.6 < ratio < 1.7

@@ -30,7 +30,7 @@ class Study(NamedTuple):
 
 
 def conduct(study, config, folder):
-  """Makes the runs that are not there yet; returns the content of results.json, and leaves it, a table, pictures, a page.
+  """Makes the runs that are not there yet; returns the content of results.json, and leaves it, table, pictures, page.
 
   Raises:
     ConfigError: a config that no run could use, or a folder that holds another study.
