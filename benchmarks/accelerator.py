@@ -371,8 +371,7 @@ def trained(stage, key, config, dataset, look, scores, out):
   kept = out / f"{key.replace(' ', '_')}.npz"
 
   def flat(state, tables):
-    held = state._asdict() | {"key": jax.random.key_data(state.key)}
-    return jax.tree.flatten({"state": held, "tables": stored(tables)})
+    return jax.tree.flatten({"state": state._asdict(), "tables": stored(tables)})
 
   def save(state, tables, progress):
     # As bytes: NumPy's files know no bfloat16.
@@ -387,8 +386,7 @@ def trained(stage, key, config, dataset, look, scores, out):
       progress = json.loads(str(file["progress"]))
     parts = [place(part, a.sharding) if isinstance(a, jax.Array) else part for part, a in zip(parts, arrays)]
     content = jax.tree.unflatten(structure, parts)
-    held = content["state"] | {"key": jax.random.wrap_key_data(content["state"]["key"])}
-    return type(state)(**held), of_stored(content["tables"]), progress
+    return type(state)(**content["state"]), of_stored(content["tables"]), progress
 
   def figures():
     run = prepare(config, dataset, make_mesh(devices=jax.devices()[:1]))
