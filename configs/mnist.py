@@ -2,9 +2,10 @@
 
   python -m spectral_jax.main
 
-Hardware: 2 CPU cores; the whole command, with scoring and pictures, takes 95 to 98 s of processor time. Mean of seeds 0, 1, 2
-(raw pixels, untrained encoder beside it): linear 0.981 (0.891, 0.943), five labels a class 0.862 (0.689, 0.630), nearest
-neighbors 0.953 (0.936, 0.916); the encoder leads both in every row at each seed, nearest neighbors by 1.4 points at least.
+Hardware: 2 CPU cores; the whole command, with scoring and pictures, takes 95 to 98 s of processor time. Mean of seeds
+0, 1, 2 (raw pixels, untrained encoder beside it): linear 0.981 (0.891, 0.943), five labels a class 0.862 (0.689,
+0.630), nearest neighbors 0.953 (0.936, 0.916); the encoder leads both in every row at each seed, nearest neighbors by
+1.4 points at least.
 """
 
 from spectral_jax.defaults import get_defaults
