@@ -5,8 +5,12 @@ import pathlib
 import re
 import sys
 
-from absl import app, flags, logging
-from ml_collections import config_flags
+try:
+  from absl import app, flags, logging
+  from ml_collections import config_flags
+except ModuleNotFoundError as missing:
+  sys.exit(f"Error: {missing.name} is not installed; the commands need the train extra: "
+           "pip install 'spectral_jax[train]', or '.[train]' in a checkout")
 
 from spectral_jax._errors import ConfigError, RunError
 from spectral_jax.config import check_keys, find_config

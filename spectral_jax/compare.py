@@ -10,10 +10,9 @@ so a comparison that was stopped goes on, and rules and seeds can be added.
 
 import pathlib
 
-from absl import flags
-
 from spectral_jax import command
 from spectral_jax._errors import ConfigError
+from spectral_jax.command import flags
 
 RULES = flags.DEFINE_list(
     "rules", "random,greedy_balanced,greedy_independent,pool_p1,pool_p3,log_det,hard", "Rules to compare.")

@@ -12,10 +12,9 @@ encoder and projector, named as in Flax with dots, and the config of the model b
 
 import pathlib
 
-from absl import flags
-
 from spectral_jax import command
 from spectral_jax._errors import ConfigError
+from spectral_jax.command import flags
 
 OUT = flags.DEFINE_string("out", None, "The .npz file that features go to.")
 DATA = flags.DEFINE_string("data", None, "A folder of images, tfds:NAME, or another name that config.data.name takes.")

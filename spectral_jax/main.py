@@ -5,9 +5,9 @@
 With no flag it runs configs/mnist.py: 5,000 real handwritten digits, a minute on a laptop's CPU.
 """
 
-from absl import flags
 
 from spectral_jax import command
+from spectral_jax.command import flags
 
 RESTART = flags.DEFINE_bool("restart", False,
                             "Start again in a workdir that holds a run; what it holds is kept in a subfolder.")

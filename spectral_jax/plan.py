@@ -10,10 +10,9 @@ import json
 import math
 from typing import NamedTuple
 
-from absl import flags
-
 from spectral_jax import command
 from spectral_jax._errors import ConfigError
+from spectral_jax.command import flags
 
 DEVICES = flags.DEFINE_integer("devices", None, "How many devices; by default those of this machine.")
 CHIP = flags.DEFINE_string(

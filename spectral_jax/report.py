@@ -8,10 +8,9 @@ or dark as the reader's system is, and is the same bytes whenever it is made fro
 
 import pathlib
 
-from absl import flags
-
 from spectral_jax import command
 from spectral_jax._errors import ConfigError
+from spectral_jax.command import flags
 
 OUT = flags.DEFINE_string(
     "out", None, "The page; by default report.html in the folder, or here where there are several.")

@@ -12,9 +12,8 @@ sweep that was stopped goes on with the same command, and values can be added.
 
 import pathlib
 
-from absl import flags
-
 from spectral_jax import command
+from spectral_jax.command import flags
 
 OVER = flags.DEFINE_string("over", "", "Keys of the config and the values of each: 'KEY=VALUE,VALUE;KEY=VALUE,...'.")
 SHOW = flags.DEFINE_list(

@@ -14,10 +14,10 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags, logging
 
 from spectral_jax import bounds, command, gradients, progress, spectrum
 from spectral_jax._anchors import LOSSES
+from spectral_jax.command import app, flags, logging
 from spectral_jax.training.diagnostics import VANISHED
 
 ANCHORS = flags.DEFINE_integer(

@@ -10,10 +10,9 @@ variance.png. With no flag: the digits, about a minute on a laptop's CPU.
 import json
 import pathlib
 
-from absl import flags
-
 from spectral_jax import command
 from spectral_jax._errors import RunError
+from spectral_jax.command import flags
 
 BATCHES = flags.DEFINE_integer("batches", 50, "Batches K that the variance is taken over.", lower_bound=2)
 TRAIN_STEPS = flags.DEFINE_integer(

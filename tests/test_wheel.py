@@ -44,3 +44,12 @@ def test_it_runs_where_no_checkout_is_and_help_lists_the_flags(wheel, tmp_path):
   assert done.returncode == 1, done.stderr  # absl's, after help
   for flag in ("--config:", "--workdir:", "--[no]restart:", "site/spectral_jax/configs/imagenet100.py"):
     assert flag in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command", ["main", "validate", "embed"])
+def test_without_the_train_extra_a_command_names_it(command):
+  program = f"import sys, runpy; sys.modules['absl'] = None; runpy.run_module('spectral_jax.{command}', run_name='__main__')"
+  done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+  assert done.returncode == 1
+  assert done.stderr == ("Error: absl is not installed; the commands need the train extra: "
+                         "pip install 'spectral_jax[train]', or '.[train]' in a checkout\n")
