@@ -52,6 +52,10 @@ def main():
       "batch_size": 128, "steps": max(options.steps, 1), "model.width": 0.5, "loss.name": "info_nce",
       "optimizer.warmup_epochs": 0, "diagnostics_every": 0})
   dataset, mesh, runs = open_dataset(config.data), make_mesh(), []
+  about = {"command": f"python benchmarks/batch_variance.py OUT.json --steps={options.steps} "
+                      f"--batches={options.batches} --seeds={options.seeds}", "machine": report.machine(),
+           "date": str(datetime.date.today()),
+           "batches": options.batches, "steps": options.steps}
   for seed in map(int, options.seeds.split(",")):
     config.seed = seed
     run = prepare(config, dataset, mesh)
@@ -59,11 +63,7 @@ def main():
     runs.append({"seed": seed, "rows": rows})
     said = [f"{name} {row[SIZES[0]]['variance']:.3g} to {row[SIZES[-1]]['variance']:.3g}" for name, row in rows.items()]
     print(f"seed {seed}: {', '.join(said)}", flush=True)
-  about = {"command": f"python benchmarks/batch_variance.py OUT.json --steps={options.steps} "
-                      f"--batches={options.batches} --seeds={options.seeds}", "machine": report.machine(),
-           "date": str(datetime.date.today()),
-           "batches": options.batches, "steps": options.steps}
-  options.out.write_text(json.dumps({"about": about, "runs": runs}, indent=2) + "\n")
+    options.out.write_text(json.dumps({"about": about, "runs": runs}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
