@@ -30,7 +30,7 @@ import optax
 
 from benchmarks import report
 from spectral_jax import losses
-from spectral_jax.training.mesh import make_mesh, over_data
+from spectral_jax.mesh import make_mesh, over_data
 
 TEMPERATURE = 0.5
 
