@@ -5,7 +5,6 @@
 With no flag it runs configs/mnist.py: 5,000 real handwritten digits, a minute on a laptop's CPU.
 """
 
-
 from spectral_jax import command
 from spectral_jax.command import flags
 
