@@ -32,10 +32,17 @@ def shared_data():
   return folder
 
 
+def compiled_folder(tmp_path_factory):
+  """Where compiled programs are kept for the whole suite, all its workers; `SPECTRAL_JAX_TEST_CACHE` outlives it."""
+  base = tmp_path_factory.getbasetemp()
+  root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+  return os.environ.get("SPECTRAL_JAX_TEST_CACHE") or str(root / "compiled")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def quick_compilation(request, tmp_path_factory):
   """Most steps run once: not worth optimizing, nor compiling twice. A module with OPTIMIZED = True opts out."""
-  cache = os.environ.get("SPECTRAL_JAX_TEST_CACHE") or str(tmp_path_factory.getbasetemp() / "compiled")
+  cache = compiled_folder(tmp_path_factory)
   quick = not getattr(request.module, "OPTIMIZED", False)
   jax.config.update("jax_disable_most_optimizations", quick)
   jax.config.update("jax_compilation_cache_dir", cache if quick else None)
@@ -51,7 +58,7 @@ def forge(tmp_path_factory):
   """Starts real processes of the main command, quickly; see tests/forge.py."""
   from tests.forge import Forge
   base = tmp_path_factory.getbasetemp()
-  forge = Forge(base / "forge", os.environ.get("SPECTRAL_JAX_TEST_CACHE") or base / "compiled")
+  forge = Forge(base / "forge", compiled_folder(tmp_path_factory))
   yield forge
   forge.close()
 

@@ -1,9 +1,10 @@
 """The notebooks run from top to bottom and show pictures; those with a cell of parameters run at a reduced size."""
 
-import os
 import pathlib
 
 import pytest
+
+from tests import conftest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -17,9 +18,9 @@ REDUCED = {
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_runs_from_top_to_bottom(path, monkeypatch, tmp_path):
+def test_runs_from_top_to_bottom(path, monkeypatch, tmp_path_factory):
   nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
-  cache = os.environ.get("SPECTRAL_JAX_TEST_CACHE") or str(tmp_path)
+  cache = conftest.compiled_folder(tmp_path_factory)
   for name, value in (("PYTHONPATH", str(ROOT)), ("JAX_PLATFORMS", "cpu"), ("JAX_COMPILATION_CACHE_DIR", cache),
                       ("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0"), ("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")):
     monkeypatch.setenv(name, value)
