@@ -140,6 +140,14 @@ def test_gray_solarize_and_jitter():
   assert 1.6 < far[1] / far[0] < 2.4
 
 
+def test_the_hue_turns_both_ways_equally_far():
+  red = np.broadcast_to(np.float32([0.7, 0.3, 0.3]), (2, 2, 3))
+  _, green, blue = views_of(config(jitter_strength=0.5, jitter_prob=1.0), red, 256)[:, 0, 0].T
+  turned = green - blue  # towards yellow above 0, towards magenta below
+  assert 96 < (turned > 0).sum() < 160
+  assert 0.8 < turned.max() / -turned.min() < 1.25
+
+
 def test_a_single_channel_keeps_its_color():
   x = image(shape=(8, 8, 1))
   everything = config(crop_scale=(0.2, 1.0), flip=True, jitter_strength=1.0, jitter_prob=1.0, gray_prob=1.0,

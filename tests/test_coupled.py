@@ -78,8 +78,9 @@ def test_nscl_with_labels_of_their_own_is_dcl(digits, one, tmp_path):
 
 
 def test_one_of_several_is_the_run_of_that_loss_alone(digits, one, tmp_path):
-  many = trained(config_of({"cl": learner("dcl"), "sup": learner("supcon")}), digits, one, tmp_path / "many")
-  alone = trained(config_of({}, **{"loss.name": "supcon"}), digits, one, tmp_path / "alone")
+  learners = {"cl": learner("dcl"), "sup": learner("supcon", temperature=0.8)}
+  many = trained(config_of(learners), digits, one, tmp_path / "many")
+  alone = trained(config_of({}, **{"loss.name": "supcon", "loss.temperature": 0.8}), digits, one, tmp_path / "alone")
   for x, y in zip(leaves(many.learners["sup"]), leaves(alone.learners["main"])):
     np.testing.assert_array_equal(x, y)
 
