@@ -14,7 +14,7 @@ from spectral_jax import job
 from spectral_jax._errors import ConfigError
 from spectral_jax.config import load_config
 from spectral_jax.defaults import learner, learners
-from spectral_jax.reports import charts, html, report
+from spectral_jax.reports import charts, html, recorded, report
 from spectral_jax.studies import study_page
 from spectral_jax.workdir.logs import read_metrics
 
@@ -79,7 +79,7 @@ def test_every_number_that_was_logged_is_in_some_chart(workdir):
       values |= {cell for line in one["data"]["values"].splitlines()[1:] for cell in line.split(",")}
   for record in read_metrics(workdir):
     for key, value in record.items():
-      if key not in report.COUNTED and key != "knn_accuracy":  # which stands there under the main learner's name
+      if key not in recorded.COUNTED and key != "knn_accuracy":  # which stands there under the main learner's name
         assert charts.number(value) in values, key
 
 

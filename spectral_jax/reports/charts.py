@@ -7,6 +7,8 @@ those of the page, light or dark.
 import math
 
 HEIGHT, MOST_POINTS = 210, 500
+# Points of all lines of a page together: what keeps it below two megabytes.
+PAGE_POINTS = 45_000
 PALETTE = ("#3b82c4", "#e07b28", "#2f9e62", "#d14d4d", "#8e6cc0", "#a5745a", "#d169a8", "#7d8590", "#a8a62f", "#22a7b5",
            "#5b6ee1", "#c98a00", "#159a8c", "#b5476e", "#6b8e23", "#9b59b6", "#557a95", "#c0652b", "#3f9b3f", "#8a8a5c")
 GRAY = "#8b939d"

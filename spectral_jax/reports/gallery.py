@@ -9,7 +9,7 @@ from spectral_jax.data.decode import resize
 from spectral_jax.evaluation import split_images, spread
 from spectral_jax.mesh import local
 from spectral_jax.reports import pictures
-from spectral_jax.workdir.folder import is_lead
+from spectral_jax.workdir.folder import is_lead, whole
 from spectral_jax.workdir.logs import read_metrics
 
 PAIRS, QUERIES, NEIGHBORS = 10, 8, 8
@@ -69,10 +69,8 @@ def save_arrays(path, spectra, shown, near, maps):
     arrays[f"spectrum_{i}"] = np.asarray(values, np.float32) / max(float(np.sum(values)), 1e-30)
   for i, (coordinates, labels, share) in enumerate(maps.values()):
     arrays |= {f"map_{i}": coordinates, f"map_labels_{i}": labels, f"map_share_{i}": np.float32(share)}
-  part = path.with_name(path.name + ".part")
-  with open(part, "wb") as file:
+  with whole(path) as part, open(part, "wb") as file:
     np.savez_compressed(file, **arrays)
-  part.replace(path)
 
 
 def small(images):

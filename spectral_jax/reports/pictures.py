@@ -8,6 +8,7 @@ from matplotlib.figure import Figure  # not pyplot: it would choose a backend fo
 from matplotlib.ticker import MaxNLocator
 
 from spectral_jax.training.diagnostics import VANISHED
+from spectral_jax.workdir.folder import whole
 
 INK, BLUE, ORANGE, GREEN, RED, GRAY = "#222222", "#2b6cb0", "#dd6b20", "#2f855a", "#c53030", "#a0aec0"
 STYLE = {
@@ -203,9 +204,8 @@ def _image(axis, image, frame=None):
 
 def save(figure, path):
   """The picture appears whole or not at all, the same bytes from the same numbers."""
-  part = path.with_name(path.name + ".part")
-  figure.savefig(part, format="png", metadata={"Software": None})
-  part.replace(path)
+  with whole(path) as part:
+    figure.savefig(part, format="png", metadata={"Software": None})
 
 
 def style():

@@ -1,0 +1,64 @@
+"""What workdirs hold, read for a report."""
+
+import pathlib
+import zipfile
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from spectral_jax._errors import ConfigError
+from spectral_jax.reports.gallery import ARRAYS
+from spectral_jax.workdir.folder import SUMMARY, config_dict, flat, read_config, read_json
+from spectral_jax.workdir.logs import METRICS, read_metrics
+
+COUNTED = ("step", "seconds", "trained_seconds", "evaluation_seconds")
+
+
+class Recorded(NamedTuple):
+  """What a workdir holds; a run that has not finished has no summary and no arrays."""
+  name: str
+  folder: pathlib.Path
+  config: dict[str, Any]           # flat
+  summary: dict[str, Any]
+  series: dict[str, dict[int, float]]   # {metric, its learner's name included: {step: value}}
+  arrays: dict[str, np.ndarray]
+
+
+def recorded(folders):
+  """Reads workdirs; their names are as short as tells them apart.
+
+  Raises:
+    ConfigError: a folder is no workdir, is named twice, or has a damaged file.
+  """
+  folders = [pathlib.Path(folder).expanduser().absolute() for folder in folders]
+  if len(set(folders)) < len(folders):
+    raise ConfigError("a workdir is named twice; name each once")
+  configs = [read_config(folder) for folder in folders]
+  return [read(folder, name, config) for folder, name, config in zip(folders, _names(folders), configs)]
+
+
+def read(folder, name, config):
+  """One workdir, in words and numbers."""
+  summary = read_json(folder / SUMMARY) if (folder / SUMMARY).exists() else {}
+  series = {}
+  for record in read_metrics(folder) if (folder / METRICS).exists() else []:
+    for key, value in record.items():
+      if key not in COUNTED and isinstance(value, (int, float)):
+        series.setdefault(key, {})[record["step"]] = value
+  arrays = {}
+  if (folder / ARRAYS).exists():
+    try:
+      with np.load(folder / ARRAYS, allow_pickle=False) as stored:
+        arrays = dict(stored)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+      raise ConfigError(f"{folder / ARRAYS} is damaged ({error}); delete it, and the report is made without pictures"
+                        ) from error
+  return Recorded(name, folder, flat(config_dict(config)), summary, series, arrays)
+
+
+def _names(folders):
+  for depth in range(1, max(len(folder.parts) for folder in folders)):
+    names = ["/".join(folder.parts[-depth:]) for folder in folders]
+    if len(set(names)) == len(names):
+      return names
+  return list(map(str, folders))
