@@ -23,21 +23,12 @@ from spectral_jax.data import open_dataset
 from spectral_jax.defaults import learner
 from spectral_jax.mesh import make_mesh
 from spectral_jax.studies.batch_variance import batch_variance
+from spectral_jax.studies.moments import trained
 from spectral_jax.training.run import prepare
 
 SIZES = (2, 4, 8, 16, 32, 64, 128, 256, 512)
 LOSSES = {"kcl": learner("kcl"), "info_nce": learner("info_nce", temperature=0.5),
           "dhel": learner("dhel", temperature=0.5)}
-
-
-def trained(run, steps):
-  state, step = run.init(), 0
-  while step < steps:
-    table = run.plan.random_table(step // run.steps_per_epoch)[:steps - step]
-    for batch in run.feed(table, step):
-      state, _ = run.step(state, batch)
-      step += 1
-  return state
 
 
 def main():

@@ -11,7 +11,6 @@ import json
 import pathlib
 
 from spectral_jax import command
-from spectral_jax._errors import RunError
 from spectral_jax.command import flags
 
 BATCHES = flags.DEFINE_integer("batches", 50, "Batches K that the variance is taken over.", lower_bound=2)
@@ -25,6 +24,7 @@ COLUMNS = (("variance", "raw"), ("normalized", "normalized"), ("variance_ratio",
 def main(config, name):
   # After the flags: a wrong one is reported at once.
   from spectral_jax.studies.gradient_variance import gradient_variance
+  from spectral_jax.studies.moments import trained
   from spectral_jax.training.run import open_run
 
   run = open_run(config)
@@ -38,20 +38,6 @@ def main(config, name):
   (folder / "variance.json").write_text(json.dumps({"batches": BATCHES.value, "results": results}, indent=2) + "\n")
   save_picture(folder / "variance.png", results)
   print(f"{text}\n\nWritten: {folder}/variance.txt, variance.json, variance.png")
-
-
-def trained(run, steps):
-  """The state after that many steps of the run's config on random batches."""
-  import numpy as np
-  state, step = run.start(), 0
-  while step < steps:
-    table = run.plan.random_table(step // run.steps_per_epoch)[:steps - step]
-    for batch in run.feed(table, step):
-      state, metrics = run.step(state, batch)
-      step += 1
-  if steps and not np.isfinite(metrics["loss"]):
-    raise RunError(f"the loss is {metrics['loss']} after {steps} steps; lower the learning rate or --train_steps")
-  return state
 
 
 def table(results, name, batches):

@@ -18,6 +18,7 @@ from jax.flatten_util import ravel_pytree
 
 from spectral_jax._errors import ConfigError
 from spectral_jax.studies.intervals import interval
+from spectral_jax.studies.moments import Moments
 from spectral_jax.training.objective import make_objective, temperature_of
 from spectral_jax.training.state import variables
 
@@ -53,7 +54,7 @@ def batch_variance(run, state, sections, sizes, *, batches=50, seed=0):
   slopes = {name: _slope(section) for name, section in sections.items()}
   rows = {name: {} for name in sections}
   for size in sizes:
-    moments = {name: _Moments() for name in sections}
+    moments, values = {name: Moments() for name in sections}, {name: [] for name in sections}
     for k in range(batches):
       index = np.random.default_rng((seed, size, k)).permutation(run.dataset.train.size)[:size].astype(np.int32)
       batch = {"index": jnp.asarray(index), "labels": run.labels[index]}
@@ -62,29 +63,11 @@ def batch_variance(run, state, sections, sizes, *, batches=50, seed=0):
       embeddings = _embed(run.program.encode, network, views)
       for name, slope in slopes.items():
         value, directions = slope(embeddings, batch)
-        moments[name].add(float(value), _pull(run.program.encode, network, views, directions))
+        values[name].append(float(value))
+        moments[name].add(_pull(run.program.encode, network, views, directions))
     for name in sections:
-      rows[name][size] = moments[name].row()
+      rows[name][size] = {**moments[name].row(), "loss": interval(values[name])}
   return rows
-
-
-class _Moments:
-  """Mean and summed squared distance from it of vectors that come one by one (Welford: no difference of large sums)."""
-
-  def __init__(self):
-    self.losses, self.mean, self.squares = [], 0.0, 0.0
-
-  def add(self, loss, gradient):
-    gradient = np.asarray(gradient, np.float64)
-    self.losses.append(loss)
-    delta = gradient - self.mean
-    self.mean = self.mean + delta / len(self.losses)
-    self.squares += delta @ (gradient - self.mean)
-
-  def row(self):
-    variance, squared_mean = self.squares / (len(self.losses) - 1), self.mean @ self.mean  # pyright: ignore[reportOperatorIssue]
-    return {"variance": float(variance), "normalized": float(variance / squared_mean),
-            "squared_mean": float(squared_mean), "loss": interval(self.losses)}
 
 
 def _slope(section):
@@ -96,7 +79,7 @@ def _slope(section):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _embed(encode, network, views):
-  return tuple(encode(network, 255 * view)[1] for view in views)
+  return tuple(encode(network, view)[1] for view in views)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -12,6 +12,7 @@ from jax.flatten_util import ravel_pytree
 
 from spectral_jax import bounds
 from spectral_jax._errors import ConfigError
+from spectral_jax.studies.moments import Moments
 
 # The three methods' embeddings differ by a rotation, which no loss of inner products sees: one stands for all.
 METHODS = ("", "zca")
@@ -51,22 +52,16 @@ def gradient_variance(run, state, *, batches=50, methods=METHODS):
 
 def _measure(run, state, batches, method):
   gradient = _jitted(run, method)
-  total, mean, losses, rho = 0.0, 0.0, [], []
+  moments, losses, rho = Moments(), [], []
   for k, index in enumerate(_batches(run.plan, batches)):
     # The step fixes the augmentation's randomness: other views for every batch, the same for every method.
     batch = {"index": jnp.asarray(index), "labels": run.labels[index]}
     views = run.views(state._replace(step=jnp.asarray(k, jnp.int32)), batch)
     loss, g, rho_squared = gradient(state.learners[run.program.main], views, batch)
-    g = np.asarray(g, np.float64)
-    delta = g - mean  # Welford: no difference of large sums
-    mean = mean + delta / (k + 1)
-    total += delta @ (g - mean)
+    moments.add(g)
     losses.append(float(loss))
     rho.append(float(rho_squared))
-  variance, squared_mean = total / (batches - 1), mean @ mean  # pyright: ignore[reportOperatorIssue]
-  return {
-      "variance": float(variance), "normalized": float(variance / squared_mean), "squared_mean": float(squared_mean),
-      "loss": float(np.mean(losses)), "rho_squared": float(np.mean(rho))}
+  return {**moments.row(), "loss": float(np.mean(losses)), "rho_squared": float(np.mean(rho))}
 
 
 def _batches(plan, count):
