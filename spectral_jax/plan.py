@@ -82,7 +82,8 @@ def plan(config, sizes, devices):
   import jax.numpy as jnp
   from jax.sharding import AbstractMesh
 
-  from spectral_jax.data.dataset import fits_in_memory
+  from spectral_jax.data.dataset import is_resident
+  from spectral_jax.losses._engine import TILE_ROWS_DEFAULT
   from spectral_jax.mesh import make_mesh, state_shardings
   from spectral_jax.models import build_model
   from spectral_jax.training.batches.planner import selects
@@ -97,7 +98,7 @@ def plan(config, sizes, devices):
     raise ConfigError(f"config.batch_size={batch} does not divide over {shards} devices and {config.microbatches} "
                       "microbatches")
   image = (side, side, sizes.channels)
-  resident = config.data.path != "stream" and fits_in_memory(sizes.examples, side, sizes.channels)
+  resident = is_resident(config.data, sizes.examples, sizes.channels)
   one = make_mesh(devices=jax.devices()[:1])
   state = jax.eval_shape(make_program(config, Shape(image, sizes.examples, sizes.classes, resident, one)).init, 0)
   shardings = state_shardings(state, mesh, config.sharding)
@@ -154,7 +155,7 @@ def plan(config, sizes, devices):
       "bytes_views": 2 * per_device * math.prod(image) * 4 + (1 if resident else 2) * per_device * math.prod(image),
       # Both views' embeddings with their gradients; what they meet; a tile of similarities and of weights.
       "bytes_loss": 4 * (4 * per_device * width + 2 * columns * width
-                         + 2 * min(2 * per_device, TILE) * min(columns, TILE)),
+                         + 2 * min(2 * per_device, TILE_ROWS_DEFAULT) * min(columns, TILE_ROWS_DEFAULT)),
       "bytes_bank": -(-sizes.examples // shards) * width * itemsize if chosen else 0,
       "bytes_bank_whole": sizes.examples * width * itemsize if chosen else 0,
       "bytes_data": (sizes.examples * math.prod(image) if resident else 0) + 4 * sizes.examples,
@@ -165,10 +166,6 @@ def plan(config, sizes, devices):
       "bytes_sent": 2 * 4 * parameters * len(learners) * (shards - 1) // shards
                     + (3 * 4 * 2 * batch * width * (shards - 1) // shards),
   }
-
-
-# Rows of a tile on accelerators: losses/_engine.py.
-TILE = 4096
 
 
 def pace(found, chip, utilization):

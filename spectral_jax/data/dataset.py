@@ -14,6 +14,8 @@ if TYPE_CHECKING:
   from collections.abc import Iterable, Iterator
   from typing import Any
 
+  from spectral_jax._types import Config
+
 # Decoded bytes up to which `path="auto"` stays resident; CIFAR takes 184 MB, ImageNet-100 at 224 pixels 19 GB.
 RESIDENT_BYTES = 2 * 1024**3
 
@@ -100,6 +102,11 @@ class Dataset:
 def fits_in_memory(count: int, image_size: int, channels: int = 3) -> bool:
   """Whether `path="auto"` keeps that many images resident."""
   return count * image_size * image_size * channels <= RESIDENT_BYTES
+
+
+def is_resident(data: Config, count: int, channels: int = 3) -> bool:
+  """Whether so many images of `config.data` stay in memory: as its `path` says, or by their size."""
+  return data.path == "resident" or (data.path == "auto" and fits_in_memory(count, data.image_size, channels))
 
 
 def same_depth(train: Split, test: Split) -> tuple[Split, Split]:

@@ -14,7 +14,7 @@ import numpy as np
 from spectral_jax._errors import ConfigError
 from spectral_jax.data.cache import THREADS, fingerprint, index
 from spectral_jax.data.classes import check_counts, choose
-from spectral_jax.data.dataset import Dataset, Encoded, Split, fits_in_memory, same_depth, stratified_split
+from spectral_jax.data.dataset import Dataset, Encoded, Split, fits_in_memory, is_resident, same_depth, stratified_split
 from spectral_jax.data.decode import Undecodable, decode_all, measure, reading
 from spectral_jax.progress import bar
 
@@ -45,8 +45,7 @@ def open_folder(data: Config) -> Dataset:
     if not len(test[0]):
       raise ConfigError(f"{test_root} has no images of the classes in {train_root}; add them or remove {test_root}")
   count = len(train[0]) + len(test[0])
-  resident = data.path == "resident" or (data.path == "auto" and fits_in_memory(count, data.image_size))
-  build = _resident if resident else _streamed
+  build = _resident if is_resident(data, count) else _streamed
   train, test = same_depth(*[build(*part, data) for part in (train, test)])
   check_counts(train.labels, names, train_root)
   return Dataset(root.resolve().name, names, train, test)

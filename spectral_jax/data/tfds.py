@@ -10,7 +10,7 @@ import numpy as np
 
 from spectral_jax._errors import ConfigError
 from spectral_jax.data.classes import check_counts, choose
-from spectral_jax.data.dataset import Dataset, Encoded, Split, fits_in_memory, same_depth, stratified_split
+from spectral_jax.data.dataset import Dataset, Encoded, Split, is_resident, same_depth, stratified_split
 from spectral_jax.data.records import index_records
 from spectral_jax.data.tensorflow import import_tensorflow
 
@@ -35,10 +35,9 @@ def open_tfds(data: Config) -> Dataset:
   known = tuple(builder.info.features[label].names)  # pyright: ignore[reportIndexIssue, reportOptionalSubscript]
   names = choose(known, data.classes, data.name, data.name)
   count = sum(splits[part].num_examples for part in parts) * len(names) // len(known)
-  resident = data.path == "resident" or (data.path == "auto" and fits_in_memory(count, data.image_size, channels))
   # Place k holds the new label of old label k; the last place, which old label -1 reads, that of unlabeled images.
   new_label = np.array([names.index(name) if name in names else None for name in known] + [-1], object)
-  build = _resident if resident else _streamed
+  build = _resident if is_resident(data, count, channels) else _streamed
   made = [build(builder, part, (image, label, channels), new_label, data) for part in parts]
   if len(made) == 1:
     kept, held = stratified_split(made[0].labels, data.test_fraction)
