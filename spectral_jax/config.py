@@ -98,3 +98,13 @@ def keys(config: Mapping[str, Any], prefix: str = "") -> list[str]:
     if hasattr(value, "items"):
       found += keys(value, prefix + key + ".")
   return found
+
+
+def learner_names(config: Config) -> list[str]:
+  """Names of a run's learners: those of `config.learners`, or the one that a run without any has."""
+  return list(config.learners) or ["main"]
+
+
+def main_name(config: Config) -> str:
+  """The learner whose embeddings choose batches, and whose accuracy chooses the best checkpoint."""
+  return config.main_learner or min(learner_names(config))

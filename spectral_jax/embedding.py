@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.errors import ScopeParamShapeError
+from flax.traverse_util import flatten_dict
 
 from spectral_jax._errors import ConfigError
 from spectral_jax.data import open_dataset
@@ -15,8 +16,8 @@ from spectral_jax.data.dataset import with_channels
 from spectral_jax.data.folder import open_images
 from spectral_jax.evaluation import split_features
 from spectral_jax.mesh import make_mesh
-from spectral_jax.models import build_model
-from spectral_jax.workdir.folder import flat
+from spectral_jax.models import build_model, make_encode
+from spectral_jax.workdir.folder import whole
 
 
 def embed(config, variables, data=None, *, data_dir="", part="test", batch_size=256, skip_undecodable=False):
@@ -34,9 +35,8 @@ def embed(config, variables, data=None, *, data_dir="", part="test", batch_size=
   model = build_model(config.model)
   channels = _channels(model, variables, config.data.image_size)
   split, names, class_names = _open(config, data, data_dir, part, channels, skip_undecodable)
-  encode = jax.jit(lambda variables, images: model.apply(variables, images.astype(jnp.float32) / 255, train=False))
-  features, _ = split_features(encode, variables, split, np.arange(split.size), batch_size=batch_size,
-                               mesh=make_mesh(devices=jax.devices()[:1]))
+  features, _ = split_features(jax.jit(make_encode(model)), variables, split, np.arange(split.size),
+                               batch_size=batch_size, mesh=make_mesh(devices=jax.devices()[:1]))
   return {"features": np.asarray(features), "labels": split.labels.astype(np.int32), "names": np.array(names, str),
           "class_names": np.array(class_names, str)}
 
@@ -78,16 +78,13 @@ def export(path, variables, config, step):
   except ModuleNotFoundError as error:
     raise ConfigError("--export writes safetensors; install the extra: pip install 'spectral_jax[safetensors]'"
                       ) from error
-  arrays = {name: np.ascontiguousarray(array) for name, array in flat(variables).items() if not isinstance(array, dict)}
+  arrays = {name: np.ascontiguousarray(array) for name, array in flatten_dict(variables, sep=".").items()}
   about = {"model": config.model.to_dict(), "image_size": config.data.image_size, "step": step}
-  part = f"{path}.part"
-  save_file(arrays, part, {"about": json.dumps(about, sort_keys=True)})
-  os.replace(part, path)
+  with whole(path) as part:
+    save_file(arrays, part, {"about": json.dumps(about, sort_keys=True)})
 
 
 def save(path, arrays):
   """Writes an .npz file whole or not at all."""
-  part = f"{path}.part"
-  with open(part, "wb") as file:
+  with whole(path) as part, open(part, "wb") as file:
     np.savez(file, **arrays)
-  os.replace(part, path)

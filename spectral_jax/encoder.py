@@ -12,6 +12,7 @@ from jax.core import Tracer
 
 from spectral_jax._errors import ConfigError
 from spectral_jax._names import nearest
+from spectral_jax.config import learner_names, main_name
 
 if TYPE_CHECKING:
   from collections.abc import Callable
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 try:
   from flax.errors import ScopeParamShapeError
 
-  from spectral_jax.models import build_model
+  from spectral_jax.models import build_model, make_encode
   from spectral_jax.workdir import checkpoints
   from spectral_jax.workdir.folder import read_config
 except ModuleNotFoundError as error:
@@ -63,7 +64,8 @@ def load_encoder(workdir: str | pathlib.Path, *, step: int | str = "best",
   >>> features = apply(variables, jax.numpy.zeros((4, 8, 8, 1), "uint8"))       # doctest: +SKIP
   """
   model, variables = load_network(workdir, step=step, learner=learner)
-  program = jax.jit(lambda variables, images: model.apply(variables, _pixels(images), train=False)[0])
+  encode = make_encode(model)
+  program = jax.jit(lambda variables, images: encode(variables, images)[0])
 
   def apply(variables, images):
     _check(images)
@@ -90,8 +92,8 @@ def read_network(workdir: str | pathlib.Path, config: Config, *, step: int | str
   folder = pathlib.Path(workdir).expanduser().absolute()
   if not (folder / checkpoints.DIRECTORY).is_dir():
     raise ConfigError(f"{folder} holds no checkpoints; train the run until it has saved one")
-  names = list(config.learners) or ["main"]
-  name = learner or config.main_learner or min(names)
+  names = learner_names(config)
+  name = learner or main_name(config)
   with checkpoints.open_checkpoints(folder, read_only=True) as manager:
     step = _existing(manager, folder, step)
     try:
@@ -128,12 +130,6 @@ def _existing(manager, folder, step):
 
 def _listed(steps):
   return ", ".join(map(str, steps))
-
-
-def _pixels(images):
-  """Float32 pixels in [0, 1]."""
-  images = jnp.asarray(images)
-  return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images.astype(jnp.float32)
 
 
 def _check(images):

@@ -1,6 +1,5 @@
 """Sweeps: the cells of a grid; those of one shape share what is compiled, a failing one costs the others nothing."""
 
-import contextlib
 import json
 import math
 import pathlib
@@ -19,6 +18,7 @@ from spectral_jax.defaults import learner, learners
 from spectral_jax.mesh import make_mesh
 from spectral_jax.studies import batch_variance, cases, curves, grid, intervals, page, study, sweeping
 from spectral_jax.workdir.folder import flat
+from tests.test_eager import compilations
 
 TINY = {
     "batch_size": 64, "steps": 6, "log_every": 2, "diagnostics_every": 0, "eval_every_epochs": 0,
@@ -26,22 +26,6 @@ TINY = {
     "eval.train_limit": 200, "eval.test_limit": 60, "eval.shot_draws": 2, "eval.probe_steps": 5, "eval.shot_steps": 5}
 OVER = "data.classes=4;loss.temperature=0.1,1;seed=0,1"
 SHOW = ["linear_accuracy", "test_encoder_cka", "weight_gap", "test_projector_alignment"]
-
-
-@contextlib.contextmanager
-def compilations():
-  """A list with one entry for each program that the backend is asked to compile."""
-  seen = []
-
-  def listen(event, *_, **__):
-    if event == "/jax/core/compile/backend_compile_duration":
-      seen.append(event)
-
-  jax.monitoring.register_event_duration_secs_listener(listen)
-  try:
-    yield seen
-  finally:
-    jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def tiny(**changes):

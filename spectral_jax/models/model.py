@@ -16,7 +16,9 @@ from spectral_jax.models.resnet import BLOCKS, STEMS, ResNet
 from spectral_jax.models.vit import SIZES, ViT, check_patches
 
 if TYPE_CHECKING:
-  from jaxtyping import Array, Float
+  from collections.abc import Callable
+
+  from jaxtyping import Array, Float, PyTree
 
   from spectral_jax._types import Config
 
@@ -35,6 +37,19 @@ class Model(nn.Module):
                train: bool = False) -> tuple[Float[Array, "b f"], Float[Array, "b p"]]:
     features = self.encoder(x, train)
     return features, self.projector(features, train)
+
+
+def make_encode(model: nn.Module) -> Callable[[PyTree, Array], tuple[Float[Array, "b f"], Float[Array, "b p"]]]:
+  """Returns `encode(variables, images) -> (features, projections)` of a trained model, with its running statistics.
+
+  Images `(b, h, w, c)` are uint8, or floats in [0, 1] as views are.
+  """
+  def encode(variables, images):
+    images = jnp.asarray(images)
+    pixels = images.astype(jnp.float32)
+    return model.apply(variables, pixels / 255 if images.dtype == jnp.uint8 else pixels, train=False)
+
+  return encode  # pyright: ignore[reportReturnType]  # what Linen's apply returns depends on its arguments
 
 
 def build_model(config: Config) -> Model:

@@ -14,14 +14,13 @@ import numpy as np
 
 from spectral_jax._errors import ConfigError, RunError
 from spectral_jax.data import open_dataset
-from spectral_jax.evaluation import SCORES, score, spread
+from spectral_jax.evaluation import SCORES, score
 from spectral_jax.mesh import make_mesh
 from spectral_jax.training.batches.planner import chosen_table, first_tables
 from spectral_jax.training.checks import check_config
-from spectral_jax.training.loop import train
+from spectral_jax.training.loop import frozen, train
 from spectral_jax.training.program import static
 from spectral_jax.training.run import prepare
-from spectral_jax.training.state import variables
 from spectral_jax.training.step import named
 from spectral_jax.workdir import checkpoints
 from spectral_jax.workdir.folder import claim, read_json, write_json
@@ -100,17 +99,7 @@ def _open(config, opened, mesh):
 
 def scores_of(run, state):
   """Scores the frozen features of the whole test set, of every learner."""
-  return scores_of_frozen(run, *frozen(run, state))
-
-
-def frozen(run, state):
-  """`({learner: {part: (features, projections)}}, {part: labels})` of the examples that a run is scored with."""
-  limits, splits = run.config.eval, {"train": run.dataset.train, "test": run.dataset.test}
-  chosen = {"train": spread(splits["train"].size, limits.train_limit),
-            "test": spread(splits["test"].size, limits.test_limit)}
-  found = {name: {part: run.features(variables(learner), splits[part], chosen[part]) for part in splits}
-           for name, learner in state.learners.items()}
-  return found, {part: splits[part].labels[chosen[part]] for part in splits}
+  return scores_of_frozen(run, *frozen(run, state, run.config.eval.train_limit))
 
 
 def scores_of_frozen(run, found, labels):

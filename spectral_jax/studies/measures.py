@@ -11,8 +11,8 @@ from spectral_jax import metrics, spectrum
 from spectral_jax._arrays import unit_rows
 from spectral_jax.evaluation import spread
 from spectral_jax.evaluation.alignment import LAYERS
-from spectral_jax.studies.cases import frozen, scores_of_frozen
-from spectral_jax.training.loop import alike
+from spectral_jax.studies.cases import scores_of_frozen
+from spectral_jax.training.loop import alike, frozen
 from spectral_jax.training.state import variables
 from spectral_jax.training.step import named
 
@@ -22,7 +22,7 @@ VIEWED = 512  # test images whose two views are compared
 
 def measures_of(run, state):
   """The scores of `cases.scores_of`, these measures, and for several learners what the loop says of their alignment."""
-  found, labels = frozen(run, state)
+  found, labels = frozen(run, state, run.config.eval.train_limit)
   views = _views(run, state)
   measures = {name: {**_of_sphere(parts["test"]), **_of_views(run, state.learners[name], views)}
               for name, parts in found.items()}
@@ -51,5 +51,5 @@ def _views(run, state):
 def _of_views(run, learner, views):
   if views is None:
     return {}
-  u, v = (run.program.encode(variables(learner), 255 * view) for view in views)
+  u, v = (run.program.encode(variables(learner), view) for view in views)
   return {f"test_{layer}_alignment": float(metrics.alignment(a, b)) for layer, a, b in zip(LAYERS, u, v)}

@@ -1,9 +1,9 @@
 """The tables of a study and the page they go to, made from its stored JSON."""
 
 import math
-import os
 
 from spectral_jax.evaluation import SCORES
+from spectral_jax.workdir.folder import whole
 
 TITLES = {one.key: one.short for one in SCORES}
 BEGIN, END = "<!-- {}:begin -->", "<!-- {}:end -->"
@@ -158,6 +158,5 @@ def write_section(path, name, title, text):
   else:
     page = f"{page.rstrip()}\n\n## {title}\n\n{begin}\n{text}\n{end}\n"
   path.parent.mkdir(parents=True, exist_ok=True)
-  part = path.with_name(path.name + ".part")
-  part.write_text(page)
-  os.replace(part, path)
+  with whole(path) as part:
+    part.write_text(page)

@@ -2,17 +2,15 @@
 
 import json
 import math
-import os
 import pathlib
 
 from spectral_jax.evaluation import SCORES
 from spectral_jax.reports import charts, html
 from spectral_jax.studies.intervals import interval
-from spectral_jax.workdir.folder import flat, read_json
+from spectral_jax.workdir.folder import flat, read_json, whole
 
 RESULTS = "results.json"
 ABOUT = ("step", "examples", "seconds")
-MOST_POINTS = 45_000
 # Of all charts together; the libraries take as much again.
 MOST_CHARACTERS = 950_000
 
@@ -25,9 +23,8 @@ def write(path, folder):
   """Writes the page of a study's folder whole or not at all; returns its path."""
   path, folder = pathlib.Path(path), pathlib.Path(folder).absolute()
   content = page(folder.name, read_json(folder / RESULTS))
-  part = path.with_name(path.name + ".part")
-  part.write_text(content, encoding="utf-8")
-  os.replace(part, path)
+  with whole(path) as part:
+    part.write_text(content, encoding="utf-8")
   return path
 
 
@@ -119,7 +116,7 @@ def _curves(runs, results):
     return [], []
   targets, shown, others = results.get("targets", {}), [], []
   metrics = _metrics(runs)
-  most = max(30, MOST_POINTS // max(1, 3 * len(groups) * len(metrics)))
+  most = max(30, charts.PAGE_POINTS // max(1, 3 * len(groups) * len(metrics)))
   for metric in metrics:
     about = metric.rpartition("/")[2] in _shown(results)
     for axis in ("step", "seconds") if metric in targets else ("step",):

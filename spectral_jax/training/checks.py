@@ -6,13 +6,14 @@ import numpy as np
 
 from spectral_jax._errors import ConfigError
 from spectral_jax._names import check_name
+from spectral_jax.config import learner_names, main_name
 from spectral_jax.data import check_data
 from spectral_jax.mesh import check_sharding
 from spectral_jax.models import check_model
 from spectral_jax.selection.epoch import COVERAGES, RULES
 from spectral_jax.training.batches.given import check_files
 from spectral_jax.training.batches.planner import check_bank
-from spectral_jax.training.objective import check_objective, learner_sections, main_name, make_whitening
+from spectral_jax.training.objective import check_objective, learner_sections, make_whitening
 from spectral_jax.training.optimizer import make_optimizer, peak_learning_rate, warmup_length
 from spectral_jax.training.start import PARTS
 
@@ -58,7 +59,7 @@ def check_config(config):
       raise ConfigError(f"config.learners has {name!r}; a name must not contain '/', which separates it from "
                         "the names of metrics")
     check_objective(section)
-  check_name("main_learner", main_name(config), tuple(learner_sections(config)))
+  check_name("main_learner", main_name(config), tuple(learner_names(config)))
   make_whitening(config.whitening)
   check_bank(config.bank)
   check_sharding(config.sharding)

@@ -105,7 +105,7 @@ def loss_gaps(run, state):
   batch = next(iter(run.feed(chosen[None], int(state.step))))
   views, labels, said = run.views(state, batch), run.labels[batch["index"]], {}
   for name, learner in state.learners.items():
-    u, v = (run.program.encode(variables(learner), 255 * view)[1] for view in views)
+    u, v = (run.program.encode(variables(learner), view)[1] for view in views)
     gap = _jitted_gap(u, v, labels, run.hyper.temperature[name])
     said |= {f"{name}/{key}": float(value) for key, value in gap.items()}
   return said

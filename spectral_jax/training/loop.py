@@ -111,17 +111,24 @@ def _evaluated(run, state, log, step, evaluate):
 
 def nearest_neighbors(run, state):
   """The accuracy that is followed during training, of every learner; of several also how alike they are."""
-  limits, data = run.config.eval, run.dataset
-  chosen = {"train": spread(data.train.size, limits.knn_limit), "test": spread(data.test.size, limits.test_limit)}
-  splits = {"train": data.train, "test": data.test}
-  labels = {part: jnp.asarray(splits[part].labels[indices]) for part, indices in chosen.items()}
-  found = {name: {part: run.features(variables(learner), splits[part], indices) for part, indices in chosen.items()}
-           for name, learner in state.learners.items()}
+  limits = run.config.eval
+  found, labels = frozen(run, state, limits.knn_limit)
+  labels = jax.tree.map(jnp.asarray, labels)
   scores = {name: {"knn_accuracy": float(knn_accuracy(
       parts["train"][0], labels["train"], parts["test"][0], labels["test"], k=limits.knn_k))}
       for name, parts in found.items()}
   # The main learner's accuracy stands for the run.
   return named(scores) | alike(run, state, found, labels) | {"knn_accuracy": scores[run.program.main]["knn_accuracy"]}
+
+
+def frozen(run, state, train_limit):
+  """`({learner: {part: (features, projections)}}, {part: labels})` of "train", at most so many images, and "test"."""
+  splits = {"train": run.dataset.train, "test": run.dataset.test}
+  chosen = {"train": spread(splits["train"].size, train_limit),
+            "test": spread(splits["test"].size, run.config.eval.test_limit)}
+  found = {name: {part: run.features(variables(learner), splits[part], chosen[part]) for part in splits}
+           for name, learner in state.learners.items()}
+  return found, {part: splits[part].labels[chosen[part]] for part in splits}
 
 
 def alike(run, state, found, labels):

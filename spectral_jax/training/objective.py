@@ -217,11 +217,6 @@ def make_whitening(config):
   return whiten
 
 
-def main_name(config):
-  """The learner whose embeddings choose batches, and whose accuracy chooses the best checkpoint."""
-  return config.main_learner or min(learner_sections(config))
-
-
 def learner_sections(config):
   """The sections `{name: loss}` of a run's learners: `config.learners`, what they leave None from `config.loss`.
 

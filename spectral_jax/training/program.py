@@ -9,14 +9,14 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from ml_collections import config_dict
 
 from spectral_jax.augment import make_augment
+from spectral_jax.config import main_name
 from spectral_jax.mesh import replicated, state_shardings
-from spectral_jax.models import build_model
+from spectral_jax.models import build_model, make_encode
 from spectral_jax.training.diagnostics import diagnose
-from spectral_jax.training.objective import learner_sections, main_name, make_objective, make_whitening
+from spectral_jax.training.objective import learner_sections, make_objective, make_whitening
 from spectral_jax.training.optimizer import make_optimizer
 from spectral_jax.training.state import init_state
 from spectral_jax.training.step import Hyper, make_gradient, make_step, step_of_all
@@ -33,12 +33,12 @@ class Shape(NamedTuple):
 
 
 class Program(NamedTuple):
-  main: str                 # the main learner: see objective.main_name
+  main: str                 # the main learner: see config.main_name
   init: Callable            # seed -> State
   step: Callable            # (state, batch, images, labels, hyper) -> (state, metrics); the learners are donated
   observed_step: Callable   # the same with diagnostics among the metrics
   views: Callable           # (state, batch, images) -> (u, v)
-  encode: Callable          # (variables, uint8 images) -> (features, projections)
+  encode: Callable          # (variables, images, uint8 or views) -> (features, projections)
   whitened: Callable        # method -> (learner, views, batch, temperature) -> (value, gradient, ...), not jitted
 
 
@@ -74,9 +74,6 @@ def _program(config, shape):
     tx, _ = make_tx(Hyper({}, 1.0, 1.0, 1.0))  # its state does not depend on them
     return init_state(seed, model, objectives, tx, shape.image, examples=shape.examples, averaged=config.momentum > 0)
 
-  def encode(variables, images):
-    return model.apply(variables, images.astype(jnp.float32) / 255, train=False)
-
   everywhere = replicated(mesh)
   shardings = state_shardings(jax.eval_shape(init, 0), mesh, config.sharding)
 
@@ -94,6 +91,6 @@ def _program(config, shape):
 
   return Program(
       main=config.main, init=jax.jit(init, out_shardings=shardings), step=steps(None), observed_step=steps(diagnose),
-      views=jax.jit(views, out_shardings=everywhere), encode=jax.jit(encode, out_shardings=everywhere),
+      views=jax.jit(views, out_shardings=everywhere), encode=jax.jit(make_encode(model), out_shardings=everywhere),
       whitened=lambda method: gradient_of(
           objectives[config.main], config_dict.ConfigDict({**config.whitening, "method": method})))

@@ -1,11 +1,14 @@
 """What a run begins with: a fresh initialization, or what another run has learned."""
 
+from typing import Any
+
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from spectral_jax._errors import ConfigError
 from spectral_jax.mesh import place
-from spectral_jax.workdir.folder import flat, read_config
+from spectral_jax.workdir.folder import read_config
 
 PARTS = ("network", "encoder")
 SHOWN = 4  # names in an error
@@ -38,8 +41,8 @@ def _with(learner, found, config):
 
 def _matched(own, other, whole, config):
   """The tree `own` with the arrays of `other`, each where it lies; what only one has, or of other shapes, is named."""
-  mine = {name: x for name, x in flat(own).items() if not isinstance(x, dict)}
-  theirs = {name: x for name, x in flat(other).items() if not isinstance(x, dict)}
+  mine: dict[str, Any] = flatten_dict(own, sep=".")
+  theirs: dict[str, Any] = flatten_dict(other, sep=".")
   wanted = [name for name in mine if whole or name.startswith("encoder.")]
   wrong = [f"{name}: {_shape(theirs.get(name))} there, {_shape(mine.get(name))} here"
            for name in sorted({*wanted, *theirs}) if _shape(theirs.get(name)) != _shape(mine.get(name))]
@@ -49,21 +52,9 @@ def _matched(own, other, whole, config):
         line.startswith("projector.") for line in wrong) else ""
     raise ConfigError(f"config.init_from={config.init_from!r} does not fit config.model and the images: "
                       f"{'; '.join(wrong[:SHOWN])}{more}. Give the same config.model and channels as there.{projector}")
-  return _unflat({**mine, **{name: place(np.asarray(theirs[name], mine[name].dtype), mine[name].sharding)
-                             for name in wanted}})
+  taken = {name: place(np.asarray(theirs[name], mine[name].dtype), mine[name].sharding) for name in wanted}
+  return unflatten_dict({**mine, **taken}, sep=".")
 
 
 def _shape(array):
   return "absent" if array is None else tuple(array.shape)
-
-
-def _unflat(arrays):
-  """{'a.b': 1} -> {'a': {'b': 1}}."""
-  tree = {}
-  for name, array in arrays.items():
-    *folders, last = name.split(".")
-    place_of = tree
-    for folder in folders:
-      place_of = place_of.setdefault(folder, {})
-    place_of[last] = array
-  return tree

@@ -171,15 +171,22 @@ def flat(tree, prefix=""):
   return {k: v for key, value in tree.items() for k, v in flat(value, f"{prefix}.{key}" if prefix else key).items()}
 
 
-def write_json(path, content):
-  """Writes the whole file or nothing."""
+@contextlib.contextmanager
+def whole(path):
+  """Yields the path of another file, which takes the place of `path` at the end: it appears whole or not at all."""
+  path = pathlib.Path(path)
   part = path.with_name(path.name + ".part")
-  with open(part, "w") as file:
+  yield part
+  os.replace(part, path)
+
+
+def write_json(path, content):
+  """Writes the whole file or nothing, past a crash of the machine too."""
+  with whole(path) as part, open(part, "w") as file:
     json.dump(content, file, indent=2)
     file.write("\n")
     file.flush()
     os.fsync(file.fileno())
-  os.replace(part, path)
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

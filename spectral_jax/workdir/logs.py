@@ -14,7 +14,7 @@ import tqdm
 
 from spectral_jax import progress
 from spectral_jax._errors import ConfigError
-from spectral_jax.workdir.folder import is_lead
+from spectral_jax.workdir.folder import is_lead, whole
 from spectral_jax.workdir.tensorboard import Events
 
 METRICS = "metrics.jsonl"
@@ -187,9 +187,8 @@ def _truncate(path, step, lines):
     return 0
   kept = path.read_text(errors="replace").splitlines()[:lines]
   kept = [line for line in kept if _step(line) <= step]
-  part = path.with_name(path.name + ".part")
-  part.write_text("".join(line + "\n" for line in kept))
-  part.replace(path)
+  with whole(path) as part:
+    part.write_text("".join(line + "\n" for line in kept))
   return len(kept)
 
 
