@@ -5,6 +5,7 @@ Kubernetes: JAX's detection), or three flags do. Processes of CPU devices talk t
 """
 
 import contextlib
+import itertools
 import os
 import re
 import socket
@@ -73,7 +74,20 @@ def start(coordinator=None, processes=None, process=None, *, lost_after=LOST_AFT
         f"--coordinator and --processes, a --process of its own each, and a port that is free ({error})") from None
   if jax.process_count() > 1:
     _service().key_value_set(f"{HOSTS}/{jax.process_index()}", socket.gethostname())
+    if jax.process_index() == 0:
+      print(_who(meeting, lost_after), flush=True)
   return jax.process_count()
+
+
+def _who(meeting, lost_after):
+  """Says which process is where: JAX's own message of a lost one, where it comes first, has its number alone."""
+  hosts = [_service().blocking_key_value_get(f"{HOSTS}/{i}", 1000 * meeting) for i in range(jax.process_count())]
+  where = []
+  for host, group in itertools.groupby(range(len(hosts)), hosts.__getitem__):
+    numbers = list(group)
+    where.append(f"{numbers[0]}{f' to {numbers[-1]}' if len(numbers) > 1 else ''} on {host}")
+  return (f"{len(hosts)} processes: {', '.join(where)}. A task without a sign of life for {lost_after} s is lost and ends "
+          "all; the same command goes on from the last checkpoint.")
 
 
 def _check(coordinator, processes, process, lost_after):

@@ -81,14 +81,19 @@ def wandering(forge, tmp_path_factory):
 
 def test_the_others_of_a_killed_process_end_soon_and_name_it(wandering):
   assert wandering["seconds"] < 2 * LOST_AFTER + 5
-  assert re.search(r"Error in process 0 of 2 on \S+: lost process 1 on \S+\.", wandering["killed"]), wandering["killed"]
+  # A collective that breaks is answered by us. One that hangs, as all do on GPUs and as gloo's do while they connect, is
+  # ended by JAX's service, whose message has the number alone; what process has which is said at the start.
+  ours = re.search(r"Error in process 0 of 2 on \S+: lost process 1 on \S+\.", wandering["killed"])
+  jaxs = re.search(r"tasks are unhealthy \(stopped sending heartbeats\):\s+1\s", wandering["killed"])
+  assert ours or jaxs, wandering["killed"]
+  assert re.search(r"2 processes: 0 to 1 on \S+\. .* the same command goes on", wandering["killed"])
 
 
 def test_any_number_goes_on_and_a_signal_to_one_stops_all(wandering):
   before = wandering["left"][0][-1]
   assert f"Going on from the checkpoint of step {before}." in wandering["alone"]
   assert f"Going on from the checkpoint of step {before + 3}." in wandering["preempted"]
-  assert wandering["preempted"].count("the same command goes on") == 2
+  assert wandering["preempted"].count("Stopped as asked; the same command goes on") == 2
   assert before + 3 < wandering["steps"][-1] < SETTINGS["steps"]
 
 
