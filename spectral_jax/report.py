@@ -20,7 +20,7 @@ def main(words):
   if not words:
     raise ConfigError("name one or more workdirs, as in `python -m spectral_jax.report runs/digits`")
   from spectral_jax.reports import report  # after the flags: a wrong one is answered at once
-  from spectral_jax.studies import study_page
+  from spectral_jax.studies import study_page, variance_page
   from spectral_jax.workdir.folder import disk_errors
   folder = pathlib.Path(words[0]).expanduser()
   path = pathlib.Path(OUT.value or (folder / "report.html" if len(words) == 1 else "report.html"))
@@ -29,6 +29,8 @@ def main(words):
   with disk_errors(path.absolute().parent):
     if len(words) == 1 and study_page.is_study(folder):
       study_page.write(path, folder)
+    elif len(words) == 1 and variance_page.is_variance(folder):
+      variance_page.write(path, folder)
     else:
       report.write(path, words)
   print(f"Written: {path}, {path.stat().st_size / 2**20:.2f} MiB")

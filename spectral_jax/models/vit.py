@@ -92,4 +92,4 @@ def _patches(x, size):
   """`(b, h / size, w / size, size size c)`: what is in each patch, row by row."""
   b, height, width, channels = x.shape
   x = x.reshape(b, height // size, size, width // size, size, channels).swapaxes(2, 3)
-  return x.reshape(b, height // size, width // size, -1)
+  return x.reshape(b, height // size, width // size, size * size * channels)

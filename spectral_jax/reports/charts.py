@@ -143,6 +143,25 @@ def spectra(values):
                           {"field": "share", "format": ".3~g"}]}}
 
 
+def ratios(bars):
+  """Bars from 1 up or down on a logarithmic axis; `bars` are triples of group, name within it, and positive value."""
+  rows = [{"group": group, "name": name, "ratio": float(f"{value:.4g}")} for group, name, value in bars]
+  groups, names = (list(dict.fromkeys(row[key] for row in rows)) for key in ("group", "name"))
+  axis = {"title": None, "labelAngle": 0, "grid": False}
+  y = {"field": "ratio", "type": "quantitative", "title": None, "scale": {"type": "log"}, "axis": {"tickCount": 5}}
+  return {**_chart(), "data": {"values": rows}, "layer": [
+      {"mark": "bar", "encoding": {
+          "x": {"field": "group", "type": "nominal", "sort": groups, "axis": axis},
+          "xOffset": {"field": "name", "sort": names},
+          "y": y, "y2": {"datum": 1},
+          "color": {"field": "name", "type": "nominal",
+                    "scale": {"domain": names, "range": _colors(names, ())},
+                    "legend": {"symbolType": "square", "columns": 1}},
+          "tooltip": [{"field": "group", "title": "when"}, {"field": "name", "title": "variance"},
+                      {"field": "ratio", "format": ".4~g"}]}},
+      {"mark": {"type": "rule", "color": "currentColor"}, "encoding": {"y": {"datum": 1}}}]}
+
+
 def scatter(points, labels, class_names):
   """A map of the test set: `(n, 2)` coordinates, colored by class; a click on a class in the legend shows it alone."""
   many = len(class_names) > len(PALETTE)

@@ -66,16 +66,21 @@ def publish(path, name, title, study, content, folder):
   print(f"{path} has it as well.")
 
 
-def about(study, runs):
-  """Where the figures come from: command, hardware, date and setting."""
+def provenance(module):
+  """Where a study's figures come from: the command of `module`, the date and the hardware."""
   devices = jax.devices()
   cores = f", {len(os.sched_getaffinity(0))} cores" if devices[0].platform == "cpu" else ""
   words = [f"'{word}'" if set(word) & set(";()'* ") else word for word in sys.argv[1:]
            if not word.startswith(("--workdir", "--page"))]
+  return {"command": " ".join([f"python -m {module}", *words]), "date": str(datetime.date.today()),
+          "hardware": f"{len(devices)} x {devices[0].device_kind} ({platform.machine()}{cores})"}
+
+
+def about(study, runs):
+  """Where the figures come from: command, hardware, date and setting."""
   numbers = sorted({run["train_images"] for run in runs})
   images = " to ".join(f"{number:,}" for number in dict.fromkeys((numbers[0], numbers[-1])))
   return {
-      "command": " ".join([f"python -m {study.module}", *words]), "date": str(datetime.date.today()),
-      "hardware": f"{len(devices)} x {devices[0].device_kind} ({platform.machine()}{cores})",
+      **provenance(study.module),
       "setting": f"{', '.join(sorted({run['dataset'] for run in runs}))}, {images} training images, {study.setting}",
       "seeds": ", ".join(map(str, study.seeds))}
