@@ -102,12 +102,16 @@ def keep_compiled():
 
 
 def resolved(argv, default):
-  """Returns argv with the config's path made one that exists, and that path, with its ':argument' if it has one."""
-  argv, path = list(argv), find_config(default)
-  for i, word in enumerate(argv):
+  """Returns argv with the config's path made one that exists, and that path, with its ':argument' if it has one.
+
+  The config comes first, wherever it stood: ml_collections takes no key before it.
+  """
+  path, rest, words = find_config(default), [], iter(argv[1:])
+  for word in words:
     if re.fullmatch(r"--?config=.*", word):
       path = find_config(word.split("=", 1)[1])
-      argv[i] = f"--config={path}"
-    elif word in ("-config", "--config") and i + 1 < len(argv):
-      path = argv[i + 1] = find_config(argv[i + 1])
-  return argv, path
+    elif word in ("-config", "--config") and (name := next(words, None)) is not None:
+      path = find_config(name)
+    else:
+      rest.append(word)
+  return [argv[0], f"--config={path}", *rest], path
