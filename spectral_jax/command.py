@@ -1,9 +1,12 @@
 """What the commands share: their flags, their first checks, how they end."""
 
+from __future__ import annotations
+
 import os
 import pathlib
 import re
 import sys
+from typing import TYPE_CHECKING
 
 try:
   from absl import app, flags, logging
@@ -14,6 +17,11 @@ except ModuleNotFoundError as missing:
 
 from spectral_jax._errors import ConfigError, RunError
 from spectral_jax.config import check_keys, find_config
+
+if TYPE_CHECKING:
+  from collections.abc import Callable, Sequence
+
+  from spectral_jax._types import Config
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Where everything is left; by default a folder of runs/.")
 COORDINATOR = flags.DEFINE_string(
@@ -27,7 +35,7 @@ OWN = ("workdir", "coordinator", "processes", "process", "lost_after")
 CACHE = "~/.cache/spectral_jax/compiled"
 
 
-def run(main, default="digits"):
+def run(main: Callable[[Config, str], None], default: str = "digits") -> None:
   """Parses the flags and calls `main(config, name)`, with the resolved config and the config file's bare name.
 
   What the project raises on purpose ends the process with its message, without a traceback; a run that was asked to
@@ -53,7 +61,7 @@ def run(main, default="digits"):
   app.run(body, argv)
 
 
-def run_on_workdirs(main):
+def run_on_workdirs(main: Callable[[list[str]], None]) -> None:
   """Parses the flags and calls `main(workdirs)` with the words that are none; ends as `run` does."""
   def body(argv):
     keep_compiled()
@@ -84,7 +92,7 @@ def _ended_plainly(work):
     sys.exit(EXIT_CODE)
 
 
-def keep_compiled():
+def keep_compiled() -> None:
   """Keeps what XLA compiles in a folder of the user's cache, for later runs; `JAX_COMPILATION_CACHE_DIR` names another.
 
   Nothing is kept, nor read, where a program spans several CPU devices: one that JAX 0.10.2 reads back runs its
@@ -101,7 +109,7 @@ def keep_compiled():
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
-def resolved(argv, default):
+def resolved(argv: Sequence[str], default: str) -> tuple[list[str], str]:
   """Returns argv with the config's path made one that exists, and that path, with its ':argument' if it has one.
 
   The config comes first, wherever it stood: ml_collections takes no key before it.

@@ -8,15 +8,22 @@ variance.png and report.html, by default in runs/variance-NAME. With no flag: th
 CPU.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from spectral_jax import command
 from spectral_jax.command import flags
+
+if TYPE_CHECKING:
+  from spectral_jax._types import Config
 
 BATCHES = flags.DEFINE_integer("batches", 50, "Batches K that the variance is taken over.", lower_bound=2)
 TRAIN_STEPS = flags.DEFINE_integer(
     "train_steps", 100, "Steps trained before the second measurement; 0: none.", lower_bound=0)
 
 
-def main(config, name):
+def main(config: Config, name: str) -> None:
   from spectral_jax.studies.gradient_variance import conduct  # after the flags: a wrong one is reported at once
   conduct(config, name, command.WORKDIR.value or f"runs/variance-{name}", batches=BATCHES.value,
           train_steps=TRAIN_STEPS.value)

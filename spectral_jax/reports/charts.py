@@ -4,7 +4,19 @@ Data go in as CSV, one column a line, so that a run's curves stay small. Colors 
 those of the page, light or dark.
 """
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+  from collections.abc import Mapping, Sequence
+  from typing import Any, TypeAlias
+
+  import numpy as np
+  from jaxtyping import Float, Int
+
+  Chart: TypeAlias = dict[str, Any]  # a Vega-Lite specification
 
 HEIGHT, MOST_POINTS = 210, 500
 # Points of all lines of a page together: what keeps it below two megabytes.
@@ -22,12 +34,12 @@ CONFIG = {
                "symbolType": "stroke", "symbolStrokeWidth": 3, "labelFontSize": 11, "padding": 0, "offset": 4}}
 
 
-def number(value):
+def number(value: float | None) -> str:
   """A number in as few characters as five digits take; what is no finite number is left empty."""
   return f"{value:.5g}" if value is not None and math.isfinite(value) else ""
 
 
-def thinned(points, most=MOST_POINTS):
+def thinned(points: list[Any], most: int = MOST_POINTS) -> list[Any]:
   """At most about `most` of the points, evenly spread, the last among them."""
   every = max(1, -(-len(points) // most))
   return points[::-1][::every][::-1]
@@ -44,8 +56,9 @@ def _table(series, most):
   return "\n".join(lines)
 
 
-def lines(series, *, x="step", wide=False, logarithmic=False, bands=(), folded=False, baselines=None, dashed=(),
-          most=MOST_POINTS):
+def lines(series: Mapping[str, Mapping[float, float]], *, x: str = "step", wide: bool = False,
+          logarithmic: bool = False, bands: Sequence[tuple[str, str, str]] = (), folded: bool = False,
+          baselines: Mapping[str, float] | None = None, dashed: Sequence[str] = (), most: int = MOST_POINTS) -> Chart:
   """Lines against the step, their values on hover, a box that switches to a logarithmic axis.
 
   Args:
@@ -125,7 +138,7 @@ def lines(series, *, x="step", wide=False, logarithmic=False, bands=(), folded=F
           "params": [{"name": "logarithmic", "value": logarithmic, "bind": {"input": "checkbox", "name": "log "}}]}
 
 
-def spectra(values):
+def spectra(values: Mapping[str, Sequence[float]]) -> Chart:
   """Eigenvalues from the largest, as shares of their sum, on two logarithmic axes; `values` is `{name: shares}`."""
   rows = [{"k": k, "share": float(f"{share:.4g}"), "s": name} for name, shares in values.items()
           for k, share in enumerate(shares, 1) if share > 1e-7]
@@ -143,7 +156,7 @@ def spectra(values):
                           {"field": "share", "format": ".3~g"}]}}
 
 
-def ratios(bars):
+def ratios(bars: Sequence[tuple[str, str, float]]) -> Chart:
   """Bars from 1 up or down on a logarithmic axis; `bars` are triples of group, name within it, and positive value."""
   rows = [{"group": group, "name": name, "ratio": float(f"{value:.4g}")} for group, name, value in bars]
   groups, names = (list(dict.fromkeys(row[key] for row in rows)) for key in ("group", "name"))
@@ -162,7 +175,7 @@ def ratios(bars):
       {"mark": {"type": "rule", "color": "currentColor"}, "encoding": {"y": {"datum": 1}}}]}
 
 
-def scatter(points, labels, class_names):
+def scatter(points: Float[np.ndarray, "n 2"], labels: Int[np.ndarray, " n"], class_names: Sequence[str]) -> Chart:
   """A map of the test set: `(n, 2)` coordinates, colored by class; a click on a class in the legend shows it alone."""
   many = len(class_names) > len(PALETTE)
   rows = [f"{number(a)},{number(b)},{int(c)}" for (a, b), c in zip(points.tolist(), labels.tolist())]

@@ -1,11 +1,18 @@
 """The charts of a report: which metrics belong together, and the cards that runs' series make of them."""
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from spectral_jax.reports import charts, html
 from spectral_jax.training.diagnostics import VANISHED
+
+if TYPE_CHECKING:
+  from collections.abc import Sequence
+
+  from spectral_jax.reports.recorded import Recorded
 
 # Lines that an eye still tells apart.
 MOST_LINES = 20
@@ -65,7 +72,7 @@ PANELS = {
 }
 
 
-def charts_of(runs):
+def charts_of(runs: Sequence[Recorded]) -> tuple[dict[str, list[str]], list[str]]:
   """`({group: cards}, other cards)`: the panels that have data, and whatever else was measured."""
   total = sum(len(run.series) for run in runs)
   most = max(40, min(charts.MOST_POINTS, charts.PAGE_POINTS // max(total, 1)))
@@ -137,7 +144,7 @@ def _positive(lines):
   return all(value > 0 for points in lines.values() for value in points.values() if np.isfinite(value))
 
 
-def line_name(run, owner, runs):
+def line_name(run: Recorded, owner: str, runs: Sequence[Recorded]) -> str:
   """Whose a line is: a learner's or a pair's, and of several runs which run's."""
   owner = owner.replace("~", " ~ ")
   return owner if len(runs) == 1 else f"{run.name}: {owner}" if owner else run.name

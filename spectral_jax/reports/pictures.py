@@ -1,6 +1,9 @@
 """The pictures that a run leaves: curves, augmented pairs, spectrum, nearest neighbors, pairs of learners."""
 
+from __future__ import annotations
+
 import itertools
+from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
@@ -9,6 +12,14 @@ from matplotlib.ticker import MaxNLocator
 
 from spectral_jax.training.diagnostics import VANISHED
 from spectral_jax.workdir.folder import whole
+
+if TYPE_CHECKING:
+  import pathlib
+  from collections.abc import Mapping, Sequence
+  from contextlib import AbstractContextManager
+  from typing import Any
+
+  from jaxtyping import Array, Float, Int
 
 INK, BLUE, ORANGE, GREEN, RED, GRAY = "#222222", "#2b6cb0", "#dd6b20", "#2f855a", "#c53030", "#a0aec0"
 STYLE = {
@@ -39,7 +50,7 @@ PANELS = (
 LOGARITHMIC = ("Squared gradient norm, mean over anchors",)
 
 
-def save_curves(path, records, baseline=None):
+def save_curves(path: pathlib.Path, records: Sequence[Mapping[str, Any]], baseline: float | None = None) -> None:
   """Draws each metric against the step; `baseline` is the raw pixels' k-NN accuracy, a dotted line."""
   panels = [(title, [(key, name, color) for key, name, color in lines if _series(records, key)[0]])
             for title, lines in PANELS]
@@ -83,7 +94,7 @@ ALIGNED = (
     ("Contrastive loss over label-aware, bound dotted", "loss_gap", True))
 
 
-def save_alignment(path, records):
+def save_alignment(path: pathlib.Path, records: Sequence[Mapping[str, Any]]) -> None:
   """Draws each metric of learners and pairs over the steps, a line for each; bounds are dotted."""
   keys = dict.fromkeys(key for record in records for key in record)
   with style():
@@ -114,7 +125,7 @@ def _owner_colors(keys):
   return {owner: next(palettes["~" in owner]) for owner in owners}
 
 
-def save_heatmaps(path, values):
+def save_heatmaps(path: pathlib.Path, values: Mapping[str, Mapping[str, float]]) -> None:
   """Draws a matrix of the learners for each measure; `values` maps a measure to `{"a~b": value}`."""
   names = list(dict.fromkeys(name for pairs in values.values() for pair in pairs for name in pair.split("~")))
   with style():
@@ -138,7 +149,8 @@ def save_heatmaps(path, values):
     save(figure, path)
 
 
-def save_pairs(path, originals, views):
+def save_pairs(path: pathlib.Path, originals: Float[np.ndarray, "n h w c"],
+               views: Float[np.ndarray, "n 2 h w c"]) -> None:
   """Draws images `(n, h, w, c)` in [0, 1] above their two views `(n, 2, h, w, c)`."""
   count = len(originals)
   with style():
@@ -152,7 +164,7 @@ def save_pairs(path, originals, views):
     save(figure, path)
 
 
-def save_spectrum(path, spectra):
+def save_spectrum(path: pathlib.Path, spectra: Mapping[str, tuple[Array, float]]) -> None:
   """Draws normalized eigenvalues on a logarithmic axis; `spectra` maps a name to (eigenvalues, effective rank)."""
   with style():
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
@@ -166,7 +178,9 @@ def save_spectrum(path, spectra):
     save(figure, path)
 
 
-def save_neighbors(path, queries, query_labels, neighbors, neighbor_labels, class_names):
+def save_neighbors(path: pathlib.Path, queries: Float[np.ndarray, "n h w c"], query_labels: Int[np.ndarray, " n"],
+                   neighbors: Float[np.ndarray, "n k h w c"], neighbor_labels: Int[np.ndarray, "n k"],
+                   class_names: Sequence[str]) -> None:
   """Draws test images `(n, h, w, c)` and the training images nearest to each, `(n, k, h, w, c)`.
 
   A green frame is of the same class, a red one of another, which is named.
@@ -202,12 +216,12 @@ def _image(axis, image, frame=None):
       spine.set(color=frame, linewidth=2)
 
 
-def save(figure, path):
+def save(figure: Figure, path: pathlib.Path) -> None:
   """The picture appears whole or not at all, the same bytes from the same numbers."""
   with whole(path) as part:
     figure.savefig(part, format="png", metadata={"Software": None})
 
 
-def style():
+def style() -> AbstractContextManager[None]:
   """The house's look, for the pictures drawn within it."""
   return matplotlib.rc_context(STYLE)  # pyright: ignore[reportArgumentType]

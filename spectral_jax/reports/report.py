@@ -4,7 +4,10 @@ Made from config.json, summary.json, metrics.jsonl and report.npz alone, and the
 same files.
 """
 
+from __future__ import annotations
+
 import pathlib
+from typing import TYPE_CHECKING
 
 from spectral_jax.defaults import get_defaults
 from spectral_jax.evaluation import SCORES
@@ -13,8 +16,13 @@ from spectral_jax.reports.panels import charts_of, line_name
 from spectral_jax.reports.recorded import recorded
 from spectral_jax.workdir.folder import config_dict, flat, whole
 
+if TYPE_CHECKING:
+  from collections.abc import Sequence
 
-def write(path, folders):
+  from spectral_jax.reports.recorded import Recorded
+
+
+def write(path: str | pathlib.Path, folders: Sequence[str | pathlib.Path]) -> pathlib.Path:
   """Writes the page of some workdirs whole or not at all; returns its path."""
   path = pathlib.Path(path)
   content = page(recorded(folders))
@@ -23,7 +31,7 @@ def write(path, folders):
   return path
 
 
-def page(runs):
+def page(runs: Sequence[Recorded]) -> str:
   """The whole page of `Recorded` runs."""
   one = runs[0] if len(runs) == 1 else None
   title = _title(one) if one else f"{len(runs)} runs: " + ", ".join(run.name for run in runs)

@@ -1,7 +1,9 @@
 """What a run says first and last, and the summary that it leaves."""
 
+from __future__ import annotations
+
 import functools
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
@@ -14,6 +16,14 @@ from spectral_jax.training.state import variables
 from spectral_jax.workdir import checkpoints
 from spectral_jax.workdir.folder import SUMMARY, is_lead, read_json, worst, write_json
 from spectral_jax.workdir.logs import images_per_second
+
+if TYPE_CHECKING:
+  import pathlib
+  from collections.abc import Mapping
+  from typing import Any
+
+  from spectral_jax.training.run import Run
+  from spectral_jax.training.state import Learner, State
 
 SCORED = "scores.json"  # what has been scored so far, should the run be stopped meanwhile
 REPORT = "report.html"
@@ -30,7 +40,7 @@ FILES = ((REPORT, "all of it on one page"),
          ("checkpoints", "the last few and the best"))
 
 
-def opening(run, folder):
+def opening(run: Run, folder: pathlib.Path) -> None:
   """Prints what will be trained, on which data and devices, and where the results go."""
   if not is_lead():
     return
@@ -56,7 +66,7 @@ def _processes():
   return f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
 
 
-def finished_before(run, folder):
+def finished_before(run: Run, folder: pathlib.Path) -> dict[str, Any]:
   """Repeats the closing table of a run that needs nothing more."""
   summary = read_json(folder / SUMMARY)
   print_table(summary, run.config.eval.shots, folder)
@@ -65,7 +75,7 @@ def finished_before(run, folder):
   return summary
 
 
-def closing(run, state, host, folder):
+def closing(run: Run, state: State, host: Mapping[str, Any], folder: pathlib.Path) -> dict[str, Any]:
   """Scores the representations and their baselines, writes summary.json and the pictures. Returns the summary."""
   if is_lead():
     print("Scoring the representation ...")
@@ -142,7 +152,7 @@ class Described(NamedTuple):
   embedding: jax.Array     # (n, p) unit rows after the projector, of the test set
 
 
-def describe(run, learner, train_indices, test_indices):
+def describe(run: Run, learner: Learner, train_indices: np.ndarray, test_indices: np.ndarray) -> Described:
   """Frozen features by a learner's encoder."""
   train, _ = run.features(variables(learner), run.dataset.train, train_indices)
   test, projected = run.features(variables(learner), run.dataset.test, test_indices)
@@ -155,7 +165,7 @@ def _score(run, train_indices, train, test_indices, test):
                num_classes=len(data.class_names), config=run.config.eval)
 
 
-def print_table(summary, shots, folder):
+def print_table(summary: Mapping[str, Any], shots: int, folder: pathlib.Path) -> None:
   """Prints the scores beside their baselines, and what lies where."""
   if not is_lead():
     return

@@ -5,6 +5,10 @@ covariance; `normalized = variance / ||m||^2`, which a change of the gradient's 
 band predicts: the ratio of the mean `repulsion^2 lambda chi2` without and with whitening (docs/theory.md, section 5).
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,11 +22,21 @@ from spectral_jax.studies.study import provenance
 from spectral_jax.training.run import open_run
 from spectral_jax.workdir.folder import claim, disk_errors
 
+if TYPE_CHECKING:
+  import pathlib
+  from collections.abc import Sequence
+  from typing import Any
+
+  from spectral_jax._types import Config
+  from spectral_jax.training.run import Run
+  from spectral_jax.training.state import State
+
 # The three methods' embeddings differ by a rotation, which no loss of inner products sees: one stands for all.
 METHODS = ("", "zca")
 
 
-def conduct(config, name, workdir, *, batches, train_steps):
+def conduct(config: Config, name: str, workdir: str | pathlib.Path, *, batches: int,
+            train_steps: int) -> dict[str, Any]:
   """The study at the initial parameters and after `train_steps` steps; returns what variance.json holds.
 
   Raises:
@@ -34,7 +48,8 @@ def conduct(config, name, workdir, *, batches, train_steps):
   with claim(workdir, config) as folder, disk_errors(folder), preemption.watched():
     results = {}
     for steps in sorted({0, train_steps}):
-      results[f"after {steps:,} step{'s' * (steps != 1)}"] = gradient_variance(run, trained(run, steps), batches=batches)
+      when = f"after {steps:,} step{'s' * (steps != 1)}"
+      results[when] = gradient_variance(run, trained(run, steps), batches=batches)
     setting = (f"{run.dataset.name}, {run.dataset.train.size:,} training images, {config.model.encoder}, "
                f"{config.loss.name}, batches of {config.batch_size}, seed {config.seed}")
     content = {"about": {**provenance("spectral_jax.variance"), "config": name, "setting": setting},
@@ -44,7 +59,8 @@ def conduct(config, name, workdir, *, batches, train_steps):
   return content
 
 
-def gradient_variance(run, state, *, batches=50, methods=METHODS):
+def gradient_variance(run: Run, state: State, *, batches: int = 50,
+                      methods: Sequence[str] = METHODS) -> dict[str, dict[str, float]]:
   """The study at the parameters of `state`: the same batches and views for every method.
 
   Args:

@@ -40,7 +40,8 @@ def leave(folder: pathlib.Path, content: dict[str, Any]) -> None:
 
 def table(content: dict[str, Any]) -> str:
   """The study as text."""
-  lines = [f"Variance of the parameter gradient over {content['batches']} batches, config {content['about']['config']}.",
+  name = content["about"]["config"]
+  lines = [f"Variance of the parameter gradient over {content['batches']} batches, config {name}.",
            "Ratios: without over with whitening; above 1 where whitening lowers it."]
   for when, rows in content["results"].items():
     lines += ["", f"{when:>15} " + " ".join(f"{title:>12}" for _, title in COLUMNS)]
