@@ -81,7 +81,10 @@ def lines(series: Mapping[str, Mapping[float, float]], *, x: str = "step", wide:
           "format": {"type": "csv", "parse": {"x": "number", **dict.fromkeys(columns.values(), "number")}}}
   scaled = lambda field: f"logarithmic ? ({field} > 0 ? log({field}) / LN10 : null) : {field}"
   colors = _colors(drawn, dashed)
-  y_axis = {"title": None, "labelExpr": "logarithmic ? format(pow(10, datum.value), '.3~g') : datum.label"}
+  # On an axis of one value Vega rounds its label to an integer.
+  plain = "datum.label" if len({y for points in series.values() for y in points.values()}) > 1 else \
+      "format(datum.value, '.4~g')"
+  y_axis = {"title": None, "labelExpr": f"logarithmic ? format(pow(10, datum.value), '.3~g') : {plain}"}
   y = {"field": "y", "type": "quantitative", "scale": {"zero": False}, "axis": y_axis}
   x_field = {"field": "x", "type": "quantitative", "title": x}
   if wide:
@@ -89,7 +92,7 @@ def lines(series: Mapping[str, Mapping[float, float]], *, x: str = "step", wide:
                 "axis": {"values": sorted({point for points in series.values() for point in points}), "format": "~g"}}
   else:
     x_field |= {"scale": {"zero": False, "nice": False},
-                "axis": {"tickCount": 5, "format": "~s" if x == "step" else "~g"}}
+                "axis": {"tickCount": 5, **({"format": "~s", "tickMinStep": 1} if x == "step" else {"format": "~g"})}}
   labels = "{" + ",".join(f"'{columns[name]}':{_quoted(name)}" for name in drawn) + "}[datum.value]"
   color = {"field": "s", "type": "nominal", "scale": {"domain": [columns[n] for n in drawn], "range": colors},
            "legend": {"labelExpr": labels, "values": [columns[n] for n in solid], "labelLimit": 300,

@@ -109,9 +109,9 @@ def _cards(runs, panel, most, used):
   titles = dict(panel.metrics)
   bounds = [metric for metric in titles if metric.endswith("_bound")]
   if panel.band:
-    return [html.card(panel.title + (f": {source}" if source else ""), html.chart(charts.lines(
+    return [html.card(panel.title + (f": {source}" if source else ""), _drawn(
         {titles[metric]: points for metric, points in found.items()}, logarithmic=panel.logarithmic, most=most,
-        bands=[tuple(titles[metric] for metric in panel.band) + ("band",)] if set(panel.band) <= set(found) else [])))
+        bands=[tuple(titles[metric] for metric in panel.band) + ("band",)] if set(panel.band) <= set(found) else []))
         for source, found in list(sources.items())[:MOST_LINES] if set(found) - set(panel.band)]
   if len(sources) == 1:
     [(source, found)] = sources.items()
@@ -134,10 +134,20 @@ def _cards(runs, panel, most, used):
     left = len(lines) - MOST_LINES
     lines = dict(list(lines.items())[:MOST_LINES])
     note = html.paragraph(f"The first {MOST_LINES} lines; {left} more are left out.") if left > 0 else ""
-    cards.append(html.card(head, html.chart(charts.lines(
+    cards.append(html.card(head, _drawn(
         lines, logarithmic=panel.logarithmic and _positive(lines), baselines=baselines, dashed=dashed,
-        most=most)) + note))
+        most=most) + note))
   return cards
+
+
+def _drawn(lines, *, baselines=None, **options):
+  """The chart of `charts.lines`, or in figures what was measured once: a single point says nothing by its place."""
+  steps = {step for points in lines.values() for step in points}
+  if len(steps) > 1:
+    return html.chart(charts.lines(lines, baselines=baselines, **options))
+  [step] = steps
+  return html.paragraph(f"Measured once, at step {step:,}:") + html.facts(
+      {name: points[step] for name, points in lines.items()} | (baselines or {}))
 
 
 def _positive(lines):

@@ -10,7 +10,7 @@ import numpy as np
 
 from spectral_jax import spectrum
 from spectral_jax._arrays import unit_rows
-from spectral_jax.evaluation import SCORES, score, split_pixels, spread
+from spectral_jax.evaluation import SCORES, few_labels, score, split_pixels, spread
 from spectral_jax.reports import gallery, pairs, report
 from spectral_jax.training.state import variables
 from spectral_jax.workdir import checkpoints
@@ -171,10 +171,11 @@ def print_table(summary: Mapping[str, Any], shots: int, folder: pathlib.Path) ->
     return
   trained = summary.get("learners", {"trained": summary})
   columns = {**trained, "raw pixels": summary["raw_pixels"], "random init": summary["random_init"]}
-  print("\n" + " " * 24 + "".join(f"{name:>13}" for name in columns))
+  widths = {name: max(13, len(name) + 2) for name in columns}
+  print("\n" + " " * 24 + "".join(f"{name:>{width}}" for name, width in widths.items()))
   for one in SCORES:
-    title = f"{shots} labels a class" if one.key == "few_shot_accuracy" else one.title
-    print(f"{title:24}" + "".join(f"{scores[one.key]:13.4f}" for scores in columns.values()))
+    title = few_labels(shots) if one.key == "few_shot_accuracy" else one.title
+    print(f"{title:24}" + "".join(f"{columns[name][one.key]:{width}.4f}" for name, width in widths.items()))
   if "pairs" in summary:
     pairs.print_table(summary)
   compiling = ", compilation included" if summary["images_per_second_with_compilation"] else ""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from spectral_jax.reports import charts, html, pictures
 from spectral_jax.workdir.folder import read_json, whole, write_json
@@ -71,6 +72,8 @@ def save_picture(path: pathlib.Path, results: dict[str, Any]) -> None:
                  bottom=1, color=color, label=label)
       axis.axhline(1, color=pictures.INK, linewidth=0.8)
       axis.set_yscale("log")
+      for labels in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+        labels(LogFormatter(minor_thresholds=(2, 0.7)))
       axis.set_xticks(range(len(methods)), methods)
       axis.set_title(f"Variance without over with whitening, {when}")
     axes[0, 0].legend(fontsize=8)
