@@ -1,5 +1,7 @@
 """Chooses what the pictures of a run show, draws them, and keeps what they show for the report."""
 
+import functools
+
 import jax
 import numpy as np
 
@@ -47,7 +49,7 @@ def of_map(described, labels):
   The sign of a component is that which makes its largest loading positive.
   """
   some = spread(len(described.test), POINTS)
-  z = np.asarray(unit_rows(described.test[some]), np.float64)
+  z = np.asarray(unit_rows(described.test), np.float64)[some]
   left, values, right = np.linalg.svd(z - z.mean(axis=0), full_matrices=False)
   signs = np.sign(right[np.arange(len(right)), np.abs(right).argmax(axis=1)])
   coordinates = np.zeros((len(z), 2))
@@ -66,7 +68,8 @@ def save_arrays(path, spectra, shown, near, maps):
             "spectra": np.array(list(spectra), str), "maps": np.array(list(maps), str),
             "ranks": np.array([rank for _, rank in spectra.values()])}
   for i, (values, _) in enumerate(spectra.values()):
-    arrays[f"spectrum_{i}"] = np.asarray(values, np.float32) / max(float(np.sum(values)), 1e-30)
+    values = np.asarray(values, np.float32)
+    arrays[f"spectrum_{i}"] = values / max(float(values.sum()), 1e-30)
   for i, (coordinates, labels, share) in enumerate(maps.values()):
     arrays |= {f"map_{i}": coordinates, f"map_labels_{i}": labels, f"map_share_{i}": np.float32(share)}
   with whole(path) as part, open(part, "wb") as file:
@@ -108,12 +111,14 @@ def neighbors(data, trained):
           data.class_names)
 
 
-@jax.jit
-def _similarity(train, test):
-  return unit_rows(test) @ unit_rows(train).T
+@functools.partial(jax.jit, static_argnums=2)
+def _nearest(train, test, k):
+  return jax.lax.top_k(unit_rows(test) @ unit_rows(train).T, k)[1]
 
 
 def nearest_rows(train, test, k, rows=256):
   """Indices `(n, k)` of the training features nearest to each test feature, some rows at a time."""
-  blocks = [_similarity(train, test[i:i + rows]) for i in range(0, len(test), rows)]
-  return np.concatenate([np.asarray(jax.lax.top_k(block, k)[1]) for block in blocks])
+  rows, test = min(rows, len(test)), np.asarray(test)
+  filled = np.concatenate([test, np.zeros((-len(test) % rows, test.shape[1]), test.dtype)])
+  blocks = [_nearest(train, filled[i:i + rows], k) for i in range(0, len(filled), rows)]
+  return np.concatenate(blocks)[:len(test)]
