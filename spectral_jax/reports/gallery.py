@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from spectral_jax import spectrum
+from spectral_jax import preemption, spectrum
 from spectral_jax._arrays import unit_rows
 from spectral_jax.data.decode import resize
 from spectral_jax.evaluation import split_images, spread
@@ -115,5 +115,8 @@ def _similarity(train, test):
 
 def nearest_rows(train, test, k, rows=256):
   """Indices `(n, k)` of the training features nearest to each test feature, some rows at a time."""
-  blocks = [_similarity(train, test[i:i + rows]) for i in range(0, len(test), rows)]
-  return np.concatenate([np.asarray(jax.lax.top_k(block, k)[1]) for block in blocks])
+  found = []
+  for i in range(0, len(test), rows):
+    preemption.check()
+    found.append(np.asarray(jax.lax.top_k(_similarity(train, test[i:i + rows]), k)[1]))
+  return np.concatenate(found)
