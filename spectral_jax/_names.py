@@ -30,8 +30,9 @@ def check_mounted(key, where, *, written=False):
   bucket, _, folder = rest.partition("/")
   mount = f"gcsfuse {bucket} ~/{bucket}" if scheme == "gs" else f"rclone mount {scheme}:{bucket} ~/{bucket}"
   if written:
-    remedy = ("Give a folder on a disk or on a file system that all machines share (NFS, Lustre, Filestore), and copy it "
-              "to the bucket afterwards. Not a mounted bucket: a run locks and renames files, which needs a file system")
+    remedy = ("Give a folder on a disk or on a file system that all machines share (NFS, Lustre, Filestore), and copy "
+              "it to the bucket afterwards. Not a mounted bucket: a run locks and renames files")
   else:
     remedy = f"Mount it, for example with `mkdir -p ~/{bucket} && {mount}`, and give {key}=~/{bucket}/{folder}"
-  raise ConfigError(f"{key}={str(where)!r} is not on this machine's file system, all that is read and written. {remedy}")
+  raise ConfigError(f"{key}={str(where)!r} is not on this machine's file system, which alone is read and written. "
+                    + remedy)
