@@ -5,16 +5,20 @@ import json
 import logging
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
+import time
 
+import numpy as np
 import pytest
 
-from spectral_jax import job
+from spectral_jax import job, preemption
 from spectral_jax._errors import RunError
 from spectral_jax.config import load_config
-from spectral_jax.evaluation import SCORES
+from spectral_jax.evaluation import SCORES, scores as scoring
+from spectral_jax.reports import gallery
 from spectral_jax.workdir.logs import read_metrics
 
 FIGURES = [one.key for one in SCORES]
@@ -136,6 +140,33 @@ def test_a_finished_run_is_not_trained_again(finished, capsys):
   assert job.main_job(tiny(), folder) == summary
   assert "was finished before" in capsys.readouterr().out
   assert (folder / "metrics.jsonl").read_bytes() == before
+
+
+def test_stopped_while_it_is_scored_it_leaves_soon_and_ends_the_same(finished, tmp_path, monkeypatch):
+  summary, folder = finished[0], tmp_path / "run"
+  shutil.copytree(finished[1], folder, ignore=shutil.ignore_patterns("summary.json", "*.png", "report.*"))
+  for module, name, number in ((scoring, "linear_accuracy", 2), (gallery, "draw", 1)):
+    inner, calls = getattr(module, name), []
+
+    def asked_to_stop(*args, inner=inner, number=number, calls=calls, **kwargs):
+      calls.append(time.monotonic())
+      if len(calls) == number:
+        os.kill(os.getpid(), signal.SIGTERM)
+      return inner(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+      patch.setattr(module, name, asked_to_stop)
+      with pytest.raises(preemption.Preempted):
+        job.main_job(tiny(), folder)
+      assert len(calls) == number and time.monotonic() - calls[-1] < 10
+    assert not (folder / "summary.json").exists()
+  assert set(json.loads((folder / "scores.json").read_text())) == {"main", "random_init", "raw_pixels"}
+  assert job.main_job(tiny(), folder) == summary
+  arrays = [np.load(place / "report.npz") for place in (folder, finished[1])]
+  for name in arrays[1]:
+    np.testing.assert_array_equal(arrays[0][name], arrays[1][name], err_msg=name)
+  assert (folder / "metrics.jsonl").read_bytes() == (finished[1] / "metrics.jsonl").read_bytes()
+  assert {path.name for path in finished[1].iterdir()} <= {path.name for path in folder.iterdir()}
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):

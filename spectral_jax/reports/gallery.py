@@ -5,7 +5,7 @@ import functools
 import jax
 import numpy as np
 
-from spectral_jax import spectrum
+from spectral_jax import preemption, spectrum
 from spectral_jax._arrays import unit_rows
 from spectral_jax.data.decode import resize
 from spectral_jax.evaluation import split_images, spread
@@ -118,7 +118,9 @@ def _nearest(train, test, k):
 
 def nearest_rows(train, test, k, rows=256):
   """Indices `(n, k)` of the training features nearest to each test feature, some rows at a time."""
-  rows, test = min(rows, len(test)), np.asarray(test)
+  rows, test, found = min(rows, len(test)), np.asarray(test), []
   filled = np.concatenate([test, np.zeros((-len(test) % rows, test.shape[1]), test.dtype)])
-  blocks = [_nearest(train, filled[i:i + rows], k) for i in range(0, len(filled), rows)]
-  return np.concatenate(blocks)[:len(test)]
+  for i in range(0, len(filled), rows):
+    preemption.check()
+    found.append(np.asarray(_nearest(train, filled[i:i + rows], k)))
+  return np.concatenate(found)[:len(test)]

@@ -12,6 +12,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from spectral_jax._errors import ConfigError, RunError
+from spectral_jax._names import check_mounted
 from spectral_jax.defaults import get_defaults
 
 CONFIG = "config.json"
@@ -63,6 +64,7 @@ def claim(folder, config, *, restart=False):
     ConfigError: it holds a run with another config (the keys that differ are named), or cannot be written.
     RunError: another process is running in it.
   """
+  check_mounted("--workdir", folder, written=True)
   folder = pathlib.Path(folder).expanduser().absolute()
   with contextlib.ExitStack() as stack:
     with lead_alone() as alone:
@@ -129,6 +131,7 @@ def read_config(folder):
   Raises:
     ConfigError: there is no such folder, no run in it, or its config is damaged.
   """
+  check_mounted("workdir", folder)
   folder = pathlib.Path(folder).expanduser().absolute()
   if not folder.is_dir():
     raise ConfigError(f"{folder} is not a folder; name the workdir of a run, such as runs/digits")
