@@ -8,11 +8,19 @@ every `eval_every_epochs`. Leaves results.json, table.md and curves.png; runs th
 so a comparison that was stopped goes on, and rules and seeds can be added.
 """
 
+from __future__ import annotations
+
 import pathlib
+from typing import TYPE_CHECKING
 
 from spectral_jax import command
 from spectral_jax._errors import ConfigError
 from spectral_jax.command import flags
+
+if TYPE_CHECKING:
+  from collections.abc import Sequence
+
+  from spectral_jax._types import Config
 
 RULES = flags.DEFINE_list(
     "rules", "random,greedy_balanced,greedy_independent,pool_p1,pool_p3,log_det,hard", "Rules to compare.")
@@ -24,7 +32,7 @@ PAGE = flags.DEFINE_string(
     "page", None, "A page of results, e.g. docs/results.md, that gets or renews this comparison's section.")
 
 
-def main(config, name):
+def main(config: Config, name: str) -> None:
   # After the flags: a wrong one is reported at once.
   from spectral_jax.studies import curves, page, selection_rules
   from spectral_jax.studies.intervals import summarize
@@ -48,7 +56,7 @@ def main(config, name):
     publish(pathlib.Path(PAGE.value), name, title, study, content, folder)
 
 
-def seeds_of(words):
+def seeds_of(words: Sequence[str]) -> list[int]:
   """The seeds as integers, or a ValueError that names the one that is not."""
   try:
     seeds = [int(word) for word in words]

@@ -84,6 +84,7 @@ def test_float_and_integer_images_are_one_and_nan_stays(trained):
   assert np.isnan(apply(variables, bad)[3]).any() and np.isfinite(apply(variables, bad)[:3]).all()
   # One image alone has the features that it has among others: running statistics, not the batch's.
   np.testing.assert_allclose(apply(variables, images[:1]), whole[:1], rtol=1e-5, atol=1e-6)
+  assert apply(variables, images[:0]).shape == (0, whole.shape[1])
 
 
 def test_it_can_be_trained_and_compiled_into_more(trained):

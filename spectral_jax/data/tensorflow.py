@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
 
 def import_tensorflow(why: str) -> ModuleType:
   """The TensorFlow module, kept off the accelerators; without it, an error that names the extra."""
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # it says on every start how it was built
   try:
     import tensorflow as tf
   except ImportError as error:

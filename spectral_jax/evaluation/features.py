@@ -44,7 +44,7 @@ def split_features(encode: Callable[..., Any], variables: PyTree, split: Split, 
   of the data axis; the last one repeats an image and the copies are cut off. With several processes each reads the
   images of its own devices, and all get the features.
   """
-  shards, sharding = mesh.shape["data"], over_data(mesh)
+  shards, sharding, indices = mesh.shape["data"], over_data(mesh), _some(indices)
   batch_size = -(-min(batch_size, len(indices)) // shards) * shards
   columns = host_columns(sharding, batch_size)
   outputs = []
@@ -57,6 +57,14 @@ def split_features(encode: Callable[..., Any], variables: PyTree, split: Split, 
 @functools.partial(jax.jit, static_argnums=1)
 def _joined(outputs, count):
   return tuple(jnp.concatenate(part)[:count] for part in zip(*outputs))
+
+
+def _some(indices):
+  """The indices as an array, if there are any."""
+  indices = np.asarray(indices)
+  if not len(indices):
+    raise ValueError("indices must name at least one example of the split, got none")
+  return indices
 
 
 def split_images(split: Split, indices: np.ndarray) -> np.ndarray:
@@ -85,8 +93,11 @@ def read_batches(split: Split, indices: np.ndarray, batch_size: int, *, what: st
   """Yields uint8 `(batch_size, h, w, c)`, or the part `columns` of each; the last batch is filled with its last image.
 
   Work of many batches shows its progress, and can be interrupted between them.
+
+  Raises:
+    ValueError: no indices.
   """
-  indices = np.asarray(indices)
+  indices = _some(indices)
   steps = -(-len(indices) // batch_size)
   table = indices[np.minimum(np.arange(steps * batch_size), len(indices) - 1)].reshape(steps, batch_size)[:, columns]
   if split.resident:

@@ -1,11 +1,14 @@
 """The folder that a run leaves behind: claimed by one process, for one config; files written whole or not at all."""
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import fcntl
 import json
 import os
 import pathlib
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -15,6 +18,12 @@ from spectral_jax._errors import ConfigError, RunError
 from spectral_jax._names import check_mounted
 from spectral_jax.defaults import get_defaults
 
+if TYPE_CHECKING:
+  from collections.abc import Iterator, Mapping
+  from typing import Any
+
+  from spectral_jax._types import Config
+
 CONFIG = "config.json"
 SUMMARY = "summary.json"
 LONGER = ("\nA run cannot be made longer afterwards: its learning rate has followed a schedule made for its length, "
@@ -23,18 +32,18 @@ LONGER = ("\nA run cannot be made longer afterwards: its learning rate has follo
           "--config.init_from={folder}")
 
 
-def is_lead():
+def is_lead() -> bool:
   """Whether this process writes the files of a run: only the first one does."""
   return jax.process_index() == 0
 
 
-def worst(value):
+def worst(value: int) -> int:
   """The largest of the integers that the processes give, in all of them; returns when every process has come here."""
   return value if jax.process_count() == 1 else int(multihost_utils.process_allgather(np.int32(value)).max())
 
 
 @contextlib.contextmanager
-def lead_alone():
+def lead_alone() -> Iterator[bool]:
   """Yields whether this process is to do something for all; the others wait for it at the end.
 
   Raises:
@@ -49,13 +58,13 @@ def lead_alone():
     raise RunError("the run's first process stopped; its own message says why")
 
 
-def config_dict(config):
+def config_dict(config: Config) -> dict[str, Any]:
   """The config as JSON would give it back: tuples are lists."""
   return json.loads(json.dumps(config.to_dict()))
 
 
 @contextlib.contextmanager
-def claim(folder, config, *, restart=False):
+def claim(folder: str | pathlib.Path, config: Config, *, restart: bool = False) -> Iterator[pathlib.Path]:
   """Yields the folder as a Path, made if need be, with the resolved config in it.
 
   With `restart` what the folder holds is first moved into a folder `earlier-N` in it.
@@ -110,7 +119,7 @@ def _same_config(folder, config):
         (LONGER.format(folder=folder) if {*changed} <= {"epochs", "steps"} else ""))
 
 
-def read_json(path):
+def read_json(path: pathlib.Path) -> dict[str, Any]:
   """The dictionary in a JSON file of a workdir.
 
   Raises:
@@ -125,7 +134,7 @@ def read_json(path):
   return content
 
 
-def read_config(folder):
+def read_config(folder: str | pathlib.Path) -> Config:
   """The config that a workdir's run was made with; keys that it is too old to have are the defaults.
 
   Raises:
@@ -156,7 +165,7 @@ _REMEDIES = {
     SUMMARY: "Delete it and give the run's command again, which scores the last checkpoint again"}
 
 
-def begin_anew(folder):
+def begin_anew(folder: pathlib.Path) -> pathlib.Path:
   """Moves all that a run has left in the folder, but its lock, into a new folder `earlier-N` in it; returns that."""
   earlier = folder / f"earlier-{len(list(folder.glob('earlier-*')))}"
   left = [path for path in folder.iterdir() if path.name != ".lock" and not path.name.startswith("earlier-")]
@@ -167,7 +176,7 @@ def begin_anew(folder):
   return earlier
 
 
-def flat(tree, prefix=""):
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
   """{'a': {'b': 1}} -> {'a.b': 1}."""
   if not isinstance(tree, dict) or not tree:
     return {prefix: tree}
@@ -175,7 +184,7 @@ def flat(tree, prefix=""):
 
 
 @contextlib.contextmanager
-def whole(path):
+def whole(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
   """Yields the path of another file, which takes the place of `path` at the end: it appears whole or not at all."""
   path = pathlib.Path(path)
   part = path.with_name(path.name + ".part")
@@ -183,7 +192,7 @@ def whole(path):
   os.replace(part, path)
 
 
-def write_json(path, content):
+def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
   """Writes the whole file or nothing, past a crash of the machine too."""
   with whole(path) as part, open(part, "w") as file:
     json.dump(content, file, indent=2)
@@ -196,7 +205,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
-def disk_errors(folder):
+def disk_errors(folder: str | pathlib.Path) -> Iterator[None]:
   """Says plainly that the disk is full, a quota spent or a limit reached, whichever library found out."""
   try:
     yield
