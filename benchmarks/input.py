@@ -82,18 +82,19 @@ def write_folder(files, copies, place):
   return dict(name="folder", data_dir=str(place))
 
 
-def write_prepared(files, copies, place, file_format="tfrecord"):
-  names = sorted({file.parent.name for file in files})
+def write_prepared(files, copies, place, file_format="tfrecord", name="images", more_classes=()):
+  """A prepared data set, its images in the order in which a folder's are listed."""
+  names = sorted({*more_classes, *(file.parent.name for file in files)})
   features = tfds.features.FeaturesDict({
       "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
       "label": tfds.features.ClassLabel(names=names)})
-  folder = place / "images" / "1.0.0"
+  folder = place / name / "1.0.0"
   folder.mkdir(parents=True)
   records = [features.serialize_example(features.encode_example({"image": str(file), "label": file.parent.name}))
-             for file in files] * copies
+             for file in files for _ in range(copies)]
   infos = []
   for part in ("train", "test"):
-    path = str(folder / f"images-{part}.{file_format}-00000-of-00001")
+    path = str(folder / f"{name}-{part}.{file_format}-00000-of-00001")
     if file_format == "tfrecord":
       writer = tf.io.TFRecordWriter(path)
     else:
@@ -106,7 +107,7 @@ def write_prepared(files, copies, place, file_format="tfrecord"):
   tfds.folder_dataset.write_metadata(
       data_dir=str(folder), features=features, split_infos=infos,
       filename_template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}", check_data=False)
-  return dict(name="images", data_dir=str(place))
+  return dict(name=name, data_dir=str(place))
 
 
 WRITERS = {"folder": write_folder, "tfrecord": write_prepared,

@@ -101,7 +101,7 @@ def judge(mutant, folder):
   finally:
     path.write_text(original)
   result = "killed" if not passed else "equivalent" if mutant.equivalent else "alive"
-  return {**{name: value for name, value in mutant._asdict().items() if value}, "result": result,
+  return {**{name: value for name, value in mutant._asdict().items() if value or name == "new"}, "result": result,
           "noticed_by": noticed_by, "seconds": round(time.monotonic() - start, 1)}
 
 

@@ -48,8 +48,6 @@ PLACES = (
     ("spectral_jax.evaluation.scores:few_shot_accuracy", 3, "scoring"),
     ("spectral_jax.reports.summary:write_json", 3, "scores written"),
     ("spectral_jax.reports.gallery:draw", 1, "pictures"))
-# A signal there finds nothing left to stop: the run ends as it would have.
-AT_THE_END = ("pictures",)
 # Seconds within which a small run must have left after a signal, compiling of one function included.
 PATIENCE = 60
 
@@ -98,10 +96,9 @@ class Soak:
     began = time.monotonic()
     child = self.start(folder, (place, number, which))
     code = child.wait(600)
-    expected = 0 if what in AT_THE_END else preemption.EXIT_CODE
     entry = {"place": place, "call": number, "what": what, "signal": which.name, "code": code,
              "seconds": round(time.monotonic() - began, 1)}
-    if code != expected:
+    if code != preemption.EXIT_CODE:
       self.record["different"].append({"how": entry, "error": child.said()[-2000:]})
     self.record["preempted"].append(entry)
     code = self.start(folder).wait(600)

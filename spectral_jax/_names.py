@@ -1,4 +1,4 @@
-"""Unknown names answered with the nearest right one."""
+"""Unknown names answered with the nearest right one; addresses of buckets answered with how to mount them."""
 
 import difflib
 
@@ -17,3 +17,22 @@ def check_name(key, value, allowed):
     raise ConfigError(
         f"config.{key}={value!r} is not known.{nearest(value, allowed)} "
         f"It must be one of {', '.join(map(repr, sorted(allowed)))}.")
+
+
+def check_mounted(key, where, *, written=False):
+  """Raises ConfigError if a path is a bucket's address: files are read and written through the file system alone.
+
+  A folder that is `written` needs locks and renames that are all or nothing, which mounted buckets lack.
+  """
+  scheme, separator, rest = str(where or "").partition("://")
+  if not separator:
+    return
+  bucket, _, folder = rest.partition("/")
+  mount = f"gcsfuse {bucket} ~/{bucket}" if scheme == "gs" else f"rclone mount {scheme}:{bucket} ~/{bucket}"
+  if written:
+    remedy = ("Give a folder on a disk or on a file system that all machines share (NFS, Lustre, Filestore), and copy "
+              "it to the bucket afterwards. Not a mounted bucket: a run locks and renames files")
+  else:
+    remedy = f"Mount it, for example with `mkdir -p ~/{bucket} && {mount}`, and give {key}=~/{bucket}/{folder}"
+  raise ConfigError(f"{key}={str(where)!r} is not on this machine's file system, which alone is read and written. "
+                    + remedy)

@@ -16,6 +16,7 @@ except ModuleNotFoundError as missing:
            "pip install 'spectral_jax[train]', or '.[train]' in a checkout")
 
 from spectral_jax._errors import ConfigError, RunError
+from spectral_jax._names import check_mounted
 from spectral_jax.config import check_keys, find_config
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def run_on_workdirs(main: Callable[[list[str]], None]) -> None:
 
 def _together(work):
   """Calls `work()` with the other processes of the run, where there are several."""
+  check_mounted("--workdir", WORKDIR.value, written=True)
   from spectral_jax import distributed
   from spectral_jax.preemption import leaving
   distributed.start(COORDINATOR.value, PROCESSES.value, PROCESS.value, lost_after=LOST_AFTER.value)

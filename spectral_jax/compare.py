@@ -1,7 +1,8 @@
 """Rules of batch selection against each other: does choosing batches by their spectrum save time?
 
   python -m spectral_jax.compare [--config=configs/NAME.py] [--rules=random,greedy_balanced,...] [--seeds=0,1,2,3,4]
-      [--target=0.98] [--knn_target=0.97] [--workdir=DIR] [--page=docs/results.md] [--config.KEY=VALUE ...]
+      [--target=0.98] [--knn_target=0.97] [--workdir=DIR] [--page=docs/results.md [--section=NAME]]
+      [--config.KEY=VALUE ...]
 
 Trains the config once for every rule and seed, from the same initialization with the same augmentations, and scores it
 every `eval_every_epochs`. Leaves results.json, table.md and curves.png; runs that are there already are not repeated,
@@ -30,6 +31,7 @@ KNN_TARGET = flags.DEFINE_float(
     "knn_target", None, "kNN accuracy to reach; by default --target.", lower_bound=0.0, upper_bound=1.0)
 PAGE = flags.DEFINE_string(
     "page", None, "A page of results, e.g. docs/results.md, that gets or renews this comparison's section.")
+SECTION = flags.DEFINE_string("section", None, "Name of the page's section; by default the config's.")
 
 
 def main(config: Config, name: str) -> None:
@@ -53,7 +55,7 @@ def main(config: Config, name: str) -> None:
   content = conduct(study, config, folder)
   if PAGE.value:
     title = f"{content['runs'][0]['dataset']}: {len(seeds)} seeds"
-    publish(pathlib.Path(PAGE.value), name, title, study, content, folder)
+    publish(pathlib.Path(PAGE.value), SECTION.value or name, title, study, content, folder)
 
 
 def seeds_of(words: Sequence[str]) -> list[int]:

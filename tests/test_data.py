@@ -21,13 +21,22 @@ from spectral_jax.data import check_data, folder, open_dataset
 from spectral_jax.data.cache import index
 from spectral_jax.data.classes import check_classes, choose
 from spectral_jax.data.dataset import stratified_split
+from spectral_jax.data.folder import open_images
 from spectral_jax.defaults import get_defaults
+from spectral_jax.training.checks import check_config
+from spectral_jax.workdir.folder import claim, read_config
 
 
 def config(**changes):
   return ml_collections.ConfigDict(dict(
       name="folder", data_dir="", image_size=16, path="resident", test_fraction=0.25, classes="",
       on_undecodable="error") | changes)
+
+
+def changed(**changes):
+  defaults = get_defaults()
+  defaults.update(changes)
+  return defaults
 
 
 def write(folder, count, *, seed=0, mode="RGB", size=(16, 16), suffix="png"):
@@ -242,6 +251,7 @@ def test_digits_and_folders_need_no_tensorflow(tmp_path):
 import sys
 sys.modules['tensorflow'] = None
 import ml_collections
+from spectral_jax._errors import ConfigError
 from spectral_jax.data import open_dataset
 data = ml_collections.ConfigDict({config(data_dir=str(tmp_path)).to_dict()!r})
 assert open_dataset(data).train.size == 4
@@ -252,7 +262,7 @@ assert open_dataset(digits).train.size
 prepared = ml_collections.ConfigDict({config(name="cifar10").to_dict()!r})
 try:
   open_dataset(prepared)
-except ImportError as error:
+except ConfigError as error:
   assert "pip install 'spectral_jax[tf]'" in str(error), error
 else:
   raise AssertionError('no error')
@@ -468,11 +478,33 @@ def test_indexing_reads_headers_alone(tmp_path, monkeypatch):
     (dict(classes="imagenet10"), "Did you mean 'imagenet100'"),
     (dict(name="folder"), "--config.data.data_dir=DIR"),
     (dict(name="cifar10", data_dir="gs://bucket/tfds"), "gcsfuse bucket ~/bucket.*data_dir=~/bucket/tfds"),
-    (dict(name="folder", data_dir="s3://b/x"), "is not on this machine.* Mount it"),
+    (dict(name="folder", data_dir="s3://b/x"), "is not on this machine.* Mount it.*rclone mount s3:b"),
 ])
 def test_a_config_is_checked_without_its_data(changes, message):
   with pytest.raises(ConfigError, match=message):
     check_data(config(**dict(name="digits", path="auto") | changes), None)
+
+
+@pytest.mark.parametrize("act, key", [
+    (lambda: open_images("gs://bucket/runs/a", image_size=8, channels=3), "config.data.data_dir"),
+    (lambda: claim("gs://bucket/runs/a", get_defaults()).__enter__(), "--workdir"),
+    (lambda: read_config("gs://bucket/runs/a"), "workdir"),
+    (lambda: check_config(changed(init_from="gs://bucket/runs/a")), "config.init_from"),
+])
+def test_a_bucket_is_answered_with_the_remedy_before_a_folder_is_made(
+    act, key, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  remedy = "NFS.*Not a mounted bucket" if key == "--workdir" else f"gcsfuse bucket.*{key}=~/bucket/runs/a"
+  with pytest.raises(ConfigError, match=f"{key}='gs://bucket/runs/a' is not.*{remedy}"):
+    act()
+  assert not list(tmp_path.iterdir())
+
+
+def test_prepared_data_in_a_bucket_by_an_environment_variable(monkeypatch):
+  tfds = pytest.importorskip("tensorflow_datasets")
+  monkeypatch.setattr(tfds.core.constants, "get_default_data_dir", lambda: "gs://bucket/tfds")
+  with pytest.raises(ConfigError, match="gcsfuse bucket"):
+    open_dataset(config(name="cifar10"))
 
 
 def test_a_good_config_passes_and_the_augmentation_is_checked_with_it(tmp_path):

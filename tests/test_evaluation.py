@@ -1,11 +1,15 @@
 """The probes against scikit-learn, and frozen features against the model applied to all images at once."""
 
+import os
+import signal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from spectral_jax import preemption
 from spectral_jax.data import Split
 from spectral_jax.evaluation import (
   few_shot_accuracy,
@@ -46,6 +50,14 @@ def test_linear_probe_is_scikit_learns_logistic_regression(sets, c):
   np.testing.assert_allclose(b - b.mean(), reference.intercept_ - reference.intercept_.mean(), atol=2e-3)
   accuracy = float(linear_accuracy(*sets, num_classes=CLASSES, c=c))
   assert 0.6 < accuracy < 1 and accuracy == pytest.approx(reference.score(test_x, test_y), abs=0.011)
+
+
+def test_a_probe_that_is_asked_to_stop_does_so_between_its_pieces(sets):
+  with preemption.watched():
+    os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(preemption.Preempted):
+      # It converges early and then looks on, for longer than the signal needs.
+      linear_accuracy(*sets, num_classes=CLASSES, steps=10**6)
 
 
 def test_few_shot_probe_averages_regressions_on_the_drawn_examples(sets):

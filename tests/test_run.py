@@ -1,18 +1,24 @@
 """The main job as a whole: what it leaves, and that a run killed at any moment ends as if it had not been."""
 
+import collections
 import json
+import logging
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
+import time
 
+import numpy as np
 import pytest
 
-from spectral_jax import job
+from spectral_jax import job, preemption
 from spectral_jax._errors import RunError
 from spectral_jax.config import load_config
-from spectral_jax.evaluation import SCORES
+from spectral_jax.evaluation import SCORES, scores as scoring
+from spectral_jax.reports import gallery
 from spectral_jax.workdir.logs import read_metrics
 
 FIGURES = [one.key for one in SCORES]
@@ -58,11 +64,50 @@ def tiny():
   return config
 
 
+class Compiled(logging.Handler):
+  """The programs that JAX compiles while entered, each as its name and its arguments' types, as JAX logs them."""
+
+  def __init__(self):
+    super().__init__()
+    self.programs, self._logger = [], logging.getLogger("jax._src.interpreters.pxla")
+
+  def emit(self, record):
+    if record.msg.startswith("Compiling %s with global shapes and types %s"):
+      self.programs.append(tuple(map(str, record.args[:2])))
+
+  def __enter__(self):
+    self._before = self._logger.level, self._logger.propagate
+    self._logger.addHandler(self)
+    self._logger.setLevel(logging.DEBUG)
+    self._logger.propagate = False
+    return self
+
+  def __exit__(self, *_):
+    self._logger.removeHandler(self)
+    self._logger.level, self._logger.propagate = self._before
+
+
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def compiled():
+  return Compiled()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, compiled):
   """A complete run over eight devices; its summary and folder."""
   folder = tmp_path_factory.mktemp("run")
-  return job.main_job(tiny(), folder), folder
+  with compiled:
+    return job.main_job(tiny(), folder), folder
+
+
+def test_no_program_is_compiled_twice(finished, compiled):
+  names = collections.Counter(name for name, _ in compiled.programs)
+  assert names["jit(step)"] == names["jit(observed_step)"] == names["jit(init)"] == 1  # and they are heard
+  assert names["jit(encode)"] == 1  # all images of a run are encoded in batches of one size
+  # Orbax has every device write its own slice of a copy.
+  ours = [program for program in compiled.programs if program[0] != "jit(slice)"]
+  assert not [program for program, count in collections.Counter(ours).items() if count > 1]
+  assert len(ours) < 30
 
 
 def test_what_a_run_leaves(finished):
@@ -95,6 +140,33 @@ def test_a_finished_run_is_not_trained_again(finished, capsys):
   assert job.main_job(tiny(), folder) == summary
   assert "was finished before" in capsys.readouterr().out
   assert (folder / "metrics.jsonl").read_bytes() == before
+
+
+def test_stopped_while_it_is_scored_it_leaves_soon_and_ends_the_same(finished, tmp_path, monkeypatch):
+  summary, folder = finished[0], tmp_path / "run"
+  shutil.copytree(finished[1], folder, ignore=shutil.ignore_patterns("summary.json", "*.png", "report.*"))
+  for module, name, number in ((scoring, "linear_accuracy", 2), (gallery, "draw", 1)):
+    inner, calls = getattr(module, name), []
+
+    def asked_to_stop(*args, inner=inner, number=number, calls=calls, **kwargs):
+      calls.append(time.monotonic())
+      if len(calls) == number:
+        os.kill(os.getpid(), signal.SIGTERM)
+      return inner(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+      patch.setattr(module, name, asked_to_stop)
+      with pytest.raises(preemption.Preempted):
+        job.main_job(tiny(), folder)
+      assert len(calls) == number and time.monotonic() - calls[-1] < 10
+    assert not (folder / "summary.json").exists()
+  assert set(json.loads((folder / "scores.json").read_text())) == {"main", "random_init", "raw_pixels"}
+  assert job.main_job(tiny(), folder) == summary
+  arrays = [np.load(place / "report.npz") for place in (folder, finished[1])]
+  for name in arrays[1]:
+    np.testing.assert_array_equal(arrays[0][name], arrays[1][name], err_msg=name)
+  assert (folder / "metrics.jsonl").read_bytes() == (finished[1] / "metrics.jsonl").read_bytes()
+  assert {path.name for path in finished[1].iterdir()} <= {path.name for path in folder.iterdir()}
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spectral_jax._errors import ConfigError
+from spectral_jax._names import check_mounted
 from spectral_jax.data.cache import THREADS, fingerprint, index
 from spectral_jax.data.classes import check_counts, choose
 from spectral_jax.data.dataset import Dataset, Encoded, Split, fits_in_memory, is_resident, same_depth, stratified_split
@@ -87,6 +88,7 @@ def open_images(folder, *, image_size, channels, on_undecodable="error"):
 def _existing(data_dir):
   if not data_dir:
     raise ConfigError("config.data.name='folder' needs the folder: --config.data.data_dir=DIR")
+  check_mounted("config.data.data_dir", data_dir)
   root = pathlib.Path(data_dir).expanduser()
   if not root.is_dir():
     raise ConfigError(

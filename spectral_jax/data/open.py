@@ -8,7 +8,7 @@ import pathlib
 from typing import TYPE_CHECKING
 
 from spectral_jax._errors import ConfigError
-from spectral_jax._names import check_name, nearest
+from spectral_jax._names import check_mounted, check_name, nearest
 from spectral_jax.augment.check import check_augment
 from spectral_jax.data import digits
 from spectral_jax.data.classes import check_classes
@@ -102,13 +102,7 @@ def _check(data):
   check_fraction(data.test_fraction)
   check_classes(data.classes)
   where = str(data.data_dir or "")
-  if "://" in where:
-    scheme, _, rest = where.partition("://")
-    bucket, _, folder = rest.partition("/")
-    mount = f"gcsfuse {bucket} ~/{bucket}" if scheme == "gs" else f"rclone mount {scheme}:{bucket} ~/{bucket}"
-    raise ConfigError(f"config.data.data_dir={where!r} is not on this machine: images are read from a file system. "
-                      f"Mount it, for example with `mkdir -p ~/{bucket} && {mount}`, and set "
-                      f"config.data.data_dir=~/{bucket}/{folder}")
+  check_mounted("config.data.data_dir", where)
   if data.path == "stream" and data.name in digits.NAMES:
     raise ConfigError(f"config.data.path='stream' has nothing to stream for {data.name}, which is in memory; use "
                       "'auto'")

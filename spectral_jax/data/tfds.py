@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spectral_jax._errors import ConfigError
+from spectral_jax._names import check_mounted
 from spectral_jax.data.classes import check_counts, choose
 from spectral_jax.data.dataset import Dataset, Encoded, Split, is_resident, same_depth, stratified_split
 from spectral_jax.data.records import index_records
@@ -57,6 +58,7 @@ def _builder(data):
   from tensorflow_datasets.core import read_only_builder
   name, options = tfds.core.naming.parse_builder_name_kwargs(data.name)  # pyright: ignore[reportAttributeAccessIssue]
   where = os.path.expanduser(data.data_dir or tfds.core.constants.get_default_data_dir())  # pyright: ignore[reportAttributeAccessIssue]
+  check_mounted("config.data.data_dir", where)  # which TFDS_DATA_DIR may have set
   try:
     # From the prepared files alone: asking for the builder by name looks on the network for what is not there.
     return read_only_builder.builder_from_files(str(name), data_dir=where, **options)

@@ -5,8 +5,10 @@ The features are the encoder's, before the projector: the projector is made to f
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -49,8 +51,12 @@ def split_features(encode: Callable[..., Any], variables: PyTree, split: Split, 
   for pixels in read_batches(split, indices, batch_size, what="encoding", columns=columns):
     images = place_columns(pixels, sharding, (batch_size, *pixels.shape[1:]))
     outputs.append([local(part) for part in encode(variables, images)])
-  features, projections = (jnp.concatenate(part)[:len(indices)] for part in zip(*outputs))
-  return features, projections
+  return _joined(outputs, len(indices))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _joined(outputs, count):
+  return tuple(jnp.concatenate(part)[:count] for part in zip(*outputs))
 
 
 def _some(indices):

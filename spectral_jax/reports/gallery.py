@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 
-from spectral_jax import spectrum
+from spectral_jax import preemption, spectrum
 from spectral_jax._arrays import unit_rows
 from spectral_jax.data.decode import resize
 from spectral_jax.evaluation import split_images, spread
@@ -67,7 +68,7 @@ def of_map(described: Described, labels: Int[np.ndarray, " m"]) -> tuple[np.ndar
   The sign of a component is that which makes its largest loading positive.
   """
   some = spread(len(described.test), POINTS)
-  z = np.asarray(unit_rows(described.test[some]), np.float64)
+  z = np.asarray(unit_rows(described.test), np.float64)[some]
   left, values, right = np.linalg.svd(z - z.mean(axis=0), full_matrices=False)
   signs = np.sign(right[np.arange(len(right)), np.abs(right).argmax(axis=1)])
   coordinates = np.zeros((len(z), 2))
@@ -87,7 +88,8 @@ def save_arrays(path: pathlib.Path, spectra: Mapping[str, tuple[Array, float]], 
             "spectra": np.array(list(spectra), str), "maps": np.array(list(maps), str),
             "ranks": np.array([rank for _, rank in spectra.values()])}
   for i, (values, _) in enumerate(spectra.values()):
-    arrays[f"spectrum_{i}"] = np.asarray(values, np.float32) / max(float(np.sum(values)), 1e-30)
+    values = np.asarray(values, np.float32)
+    arrays[f"spectrum_{i}"] = values / max(float(values.sum()), 1e-30)
   for i, (coordinates, labels, share) in enumerate(maps.values()):
     arrays |= {f"map_{i}": coordinates, f"map_labels_{i}": labels, f"map_share_{i}": np.float32(share)}
   with whole(path) as part, open(part, "wb") as file:
@@ -129,13 +131,17 @@ def neighbors(data: Dataset, trained: Described) -> Near:
           data.class_names)
 
 
-@jax.jit
-def _similarity(train, test):
-  return unit_rows(test) @ unit_rows(train).T
+@functools.partial(jax.jit, static_argnums=2)
+def _nearest(train, test, k):
+  return jax.lax.top_k(unit_rows(test) @ unit_rows(train).T, k)[1]
 
 
 def nearest_rows(train: Float[Array, "m d"], test: Float[Array, "n d"], k: int,
                  rows: int = 256) -> Int[np.ndarray, "n k"]:
   """Indices `(n, k)` of the training features nearest to each test feature, some rows at a time."""
-  blocks = [_similarity(train, test[i:i + rows]) for i in range(0, len(test), rows)]
-  return np.concatenate([np.asarray(jax.lax.top_k(block, k)[1]) for block in blocks])
+  rows, found = min(rows, len(test)), []
+  filled = np.pad(np.asarray(test), ((0, -len(test) % rows), (0, 0)))
+  for i in range(0, len(filled), rows):
+    preemption.check()
+    found.append(np.asarray(_nearest(train, filled[i:i + rows], k)))
+  return np.concatenate(found)[:len(test)]

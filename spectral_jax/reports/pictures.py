@@ -185,7 +185,8 @@ def save_spectrum(path: pathlib.Path, spectra: Mapping[str, tuple[Array, float]]
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     axis = figure.subplots()
     for (name, (values, rank)), color in zip(spectra.items(), (BLUE, GREEN, GRAY, ORANGE)):
-      share = np.maximum(np.asarray(values) / np.sum(values), 1e-12)
+      values = np.asarray(values)
+      share = np.maximum(values / values.sum(), 1e-12)
       axis.plot(np.arange(1, len(share) + 1), share, color=color, label=f"{name}: effective rank {rank:.1f}")
     axis.set(title="Spectrum on the test set", xlabel="eigenvalue, from the largest", ylabel="share of the trace",
              xscale="log", yscale="log", ylim=(1e-6, 1.3))

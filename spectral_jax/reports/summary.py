@@ -90,7 +90,9 @@ def closing(run: Run, state: State, host: Mapping[str, Any], folder: pathlib.Pat
     return describe(run, learner, some if name == "random_init" else every, test)
 
   def of_pixels():
-    train, tested = (split_pixels(split, chosen) for split, chosen in ((data.train, some), (data.test, test)))
+    device = jax.local_devices()[0]  # where features lie, lest probes of as wide ones be compiled again
+    train, tested = (jax.device_put(split_pixels(split, chosen), device)
+                     for split, chosen in ((data.train, some), (data.test, test)))
     return _score(run, some, train, test, tested)
 
   def of_network(name):

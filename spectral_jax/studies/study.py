@@ -80,7 +80,7 @@ def provenance(module: str) -> dict[str, str]:
   devices = jax.devices()
   cores = f", {len(os.sched_getaffinity(0))} cores" if devices[0].platform == "cpu" else ""
   words = [f"'{word}'" if set(word) & set(";()'* ") else word for word in sys.argv[1:]
-           if not word.startswith(("--workdir", "--page"))]
+           if not word.startswith(("--workdir", "--page", "--section"))]
   return {"command": " ".join([f"python -m {module}", *words]), "date": str(datetime.date.today()),
           "hardware": f"{len(devices)} x {devices[0].device_kind} ({platform.machine()}{cores})"}
 

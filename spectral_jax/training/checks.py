@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spectral_jax._errors import ConfigError
-from spectral_jax._names import check_name
+from spectral_jax._names import check_mounted, check_name
 from spectral_jax.config import learner_names, main_name
 from spectral_jax.data import check_data
 from spectral_jax.mesh import check_sharding
@@ -52,6 +52,7 @@ def check_config(config: Config) -> None:
   if not 0 < config.eval.probe_c < math.inf:
     raise ConfigError(f"config.eval.probe_c must be positive and finite, got {config.eval.probe_c}; 1.0 is the default")
   check_data(config.data, config.augment)
+  check_mounted("config.init_from", config.init_from)
   check_name("init_part", config.init_part, PARTS)
   if not (config.init_step in ("best", "last") or config.init_step.isdigit()):
     raise ConfigError(f"config.init_step must be 'best', 'last' or a number of steps, got {config.init_step!r}")

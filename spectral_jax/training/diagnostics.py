@@ -11,7 +11,6 @@ import numpy as np
 
 from spectral_jax import _arrays, bounds, losses, metrics, spectrum
 from spectral_jax.bounds.batch import batch_report
-from spectral_jax.evaluation import spread
 from spectral_jax.training.objective import learner_sections, learnt_values, temperature_of
 from spectral_jax.training.optimizer import warmup_cosine
 from spectral_jax.training.state import variables
@@ -114,8 +113,8 @@ def loss_gaps(run: Run, state: State) -> dict[str, float]:
 
   Embeddings are those of the network with its running statistics, as at every evaluation.
   """
-  chosen = spread(run.dataset.train.size, run.config.batch_size)
-  batch = next(iter(run.feed(chosen[None], int(state.step))))
+  # Drawn at random, as training's are: a batch spread evenly over images sorted by class shows no class twice.
+  batch = next(iter(run.feed(run.plan.random_table(0)[:1], int(state.step))))
   views, labels, said = run.views(state, batch), run.labels[batch["index"]], {}
   for name, learner in state.learners.items():
     u, v = (run.program.encode(variables(learner), view)[1] for view in views)

@@ -89,6 +89,7 @@ def _program(config, shape):
     def of(section, placed):
       if section not in made:
         step = make_step(gradient_of(objective_of(section), config.whitening), make_tx, views, watched, config.momentum)
+        step.__name__ = "observed_step" if watched else "step"  # in logs and profiles
         made[section] = jax.jit(step, donate_argnums=0, out_shardings=(placed, everywhere, everywhere))
       return made[section]
 

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
   from spectral_jax._types import Config
   from spectral_jax.training.state import State
 
+# The smallest batch that all images are encoded in for the sake of a small split; a smaller one has its own program.
+ENCODED = 128
+
 
 class Run(NamedTuple):
   config: Any
@@ -87,7 +90,8 @@ def prepare(config: Config, dataset: Dataset, mesh: Mesh) -> Run:
       peak_learning_rate(config.optimizer, batch_size),
       warmup_length(config.optimizer, total_steps, steps_per_epoch), total_steps)
   program = make_program(config, Shape(dataset.image_shape, size, len(dataset.class_names), dataset.resident, mesh))
-  features = functools.partial(split_features, program.encode, batch_size=config.eval.batch_size, mesh=mesh)
+  features = functools.partial(
+      split_features, program.encode, batch_size=_encoded_together(config.eval, dataset), mesh=mesh)
   return Run(
       config, mesh, dataset, program,
       hyper=jax.tree.map(lambda number: place(np.float32(number), everywhere), hyper),
@@ -97,3 +101,11 @@ def prepare(config: Config, dataset: Dataset, mesh: Mesh) -> Run:
       features=features,
       images=place(dataset.train.images(), everywhere) if dataset.resident else None,
       labels=place(np.asarray(dataset.train.labels, np.int32), everywhere))
+
+
+def _encoded_together(limits, dataset):
+  """Images in a batch of whatever a run encodes: no more than the fewest, so that one program is enough."""
+  train, test = dataset.train.size, dataset.test.size
+  counts = [limit or train for limit in (limits.knn_limit, limits.train_limit, limits.baseline_limit)]
+  fewest = min(train, *counts, limits.test_limit or test, test)
+  return min(limits.batch_size, max(ENCODED, fewest))

@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import pathlib
+import tempfile
 from typing import TYPE_CHECKING
 
 import jax
@@ -15,6 +16,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from spectral_jax._errors import ConfigError, RunError
+from spectral_jax._names import check_mounted
 from spectral_jax.defaults import get_defaults
 
 if TYPE_CHECKING:
@@ -72,6 +74,7 @@ def claim(folder: str | pathlib.Path, config: Config, *, restart: bool = False) 
     ConfigError: it holds a run with another config (the keys that differ are named), or cannot be written.
     RunError: another process is running in it.
   """
+  check_mounted("--workdir", folder, written=True)
   folder = pathlib.Path(folder).expanduser().absolute()
   with contextlib.ExitStack() as stack:
     with lead_alone() as alone:
@@ -138,6 +141,7 @@ def read_config(folder: str | pathlib.Path) -> Config:
   Raises:
     ConfigError: there is no such folder, no run in it, or its config is damaged.
   """
+  check_mounted("workdir", folder)
   folder = pathlib.Path(folder).expanduser().absolute()
   if not folder.is_dir():
     raise ConfigError(f"{folder} is not a folder; name the workdir of a run, such as runs/digits")
@@ -214,6 +218,20 @@ def disk_errors(folder: str | pathlib.Path) -> Iterator[None]:
     raise RunError(
         f"the disk of {folder} is full ({reasons[0]}); free some space and give the same command again: "
         "the run goes on from its last checkpoint") from error
+
+
+def writable(folder: str | pathlib.Path) -> pathlib.Path:
+  """The folder as a Path, made if need be and with room for a file, before any work is done.
+
+  Raises:
+    ConfigError: it cannot be made or written.
+  """
+  folder = pathlib.Path(folder).expanduser().absolute()
+  with _writable(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+      pass
+  return folder
 
 
 @contextlib.contextmanager
