@@ -92,10 +92,7 @@ def lines(series: Mapping[str, Mapping[float, float]], *, x: str = "step", wide:
                 "axis": {"values": sorted({point for points in series.values() for point in points}), "format": "~g"}}
   else:
     x_field |= {"scale": {"zero": False, "nice": False},
-                "axis": {"tickCount": 5, "format": "~s" if x == "step" else "~g"}}
-    xs = {point for points in series.values() for point in points}
-    if x == "step" and max(xs) - min(xs) <= FEW_STEPS:  # or half steps would be marked
-      x_field["axis"]["values"] = list(range(int(min(xs)), int(max(xs)) + 1))
+                "axis": {"tickCount": 5, **({"format": "~s", **_whole(series)} if x == "step" else {"format": "~g"})}}
   labels = "{" + ",".join(f"'{columns[name]}':{_quoted(name)}" for name in drawn) + "}[datum.value]"
   color = {"field": "s", "type": "nominal", "scale": {"domain": [columns[n] for n in drawn], "range": colors},
            "legend": {"labelExpr": labels, "values": [columns[n] for n in solid], "labelLimit": 300,
@@ -142,6 +139,13 @@ def lines(series: Mapping[str, Mapping[float, float]], *, x: str = "step", wide:
                   "mark": {"type": "text", "align": "left", "baseline": "bottom", "color": GRAY, "dy": -2}})
   return {**_chart(), "data": data, "layer": layer,
           "params": [{"name": "logarithmic", "value": logarithmic, "bind": {"input": "checkbox", "name": "log "}}]}
+
+
+def _whole(series):
+  """The ticks of an axis of few steps, where Vega would mark half ones too."""
+  xs = {point for points in series.values() for point in points}
+  few = max(xs) - min(xs) <= FEW_STEPS
+  return {"values": list(range(int(min(xs)), int(max(xs)) + 1))} if few else {}
 
 
 def spectra(values: Mapping[str, Sequence[float]]) -> Chart:

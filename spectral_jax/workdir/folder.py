@@ -226,6 +226,7 @@ def writable(folder: str | pathlib.Path) -> pathlib.Path:
   Raises:
     ConfigError: it cannot be made or written.
   """
+  check_mounted("--workdir", folder, written=True)
   folder = pathlib.Path(folder).expanduser().absolute()
   with _writable(folder):
     folder.mkdir(parents=True, exist_ok=True)
