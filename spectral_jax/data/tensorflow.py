@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from spectral_jax._errors import ConfigError
@@ -13,7 +12,6 @@ if TYPE_CHECKING:
 
 def import_tensorflow(why: str) -> ModuleType:
   """The TensorFlow module, kept off the accelerators; without it, a ConfigError that names the extra."""
-  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # it says on every start how it was built
   try:
     import tensorflow as tf
   except ModuleNotFoundError as error:  # one that is there and fails to load says why itself
