@@ -93,7 +93,7 @@ def of_lead(array: np.ndarray) -> np.ndarray:
 def check_sharding(rules: Sequence[Sequence[str]]) -> None:
   """Raises ConfigError for rules that `state_shardings` could not follow."""
   for rule in rules:
-    if len(rule) != 2:
+    if not isinstance(rule, (tuple, list)) or len(rule) != 2 or not all(isinstance(part, str) for part in rule):
       raise ConfigError(f"config.sharding must hold pairs (regular expression, placement), got {rule!r}")
     try:
       re.compile(rule[0])

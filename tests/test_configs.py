@@ -141,6 +141,10 @@ def test_configs_are_found_from_any_folder(tmp_path, monkeypatch):
     ("eval.probe_c", -1.0, "config.eval.probe_c"),
     ("data.image_size", 1, "config.data.image_size"),
     ("sharding", (("(", "fsdp"),), "not a regular expression"),
+    ("sharding", (1,), "must hold pairs"),
+    ("batch_size", None, "config.batch_size must not be None; 256 is the default"),
+    ("optimizer.warmup_epochs", None, "config.optimizer.warmup_epochs must not be None"),
+    ("learners", None, "config.learners must not be None"),
     ("main_learner", "cl", "main_learner")])
 def test_wrong_values(key, value, message):
   config = load_config("digits")

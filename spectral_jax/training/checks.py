@@ -9,8 +9,9 @@ import numpy as np
 
 from spectral_jax._errors import ConfigError
 from spectral_jax._names import check_mounted, check_name
-from spectral_jax.config import learner_names, main_name
+from spectral_jax.config import keys, learner_names, main_name
 from spectral_jax.data import check_data
+from spectral_jax.defaults import get_defaults
 from spectral_jax.mesh import check_sharding
 from spectral_jax.models import check_model
 from spectral_jax.selection.epoch import COVERAGES, RULES
@@ -31,11 +32,13 @@ COUNTS = ("microbatches", "model_parallel", "log_every", "checkpoint.every_steps
           "eval.probe_steps", "eval.shots", "eval.shot_draws", "eval.shot_steps")
 NOT_NEGATIVE = ("seed", "epochs", "steps", "diagnostics_every", "eval_every_epochs",
                 "eval.train_limit", "eval.test_limit")
+MAY_BE_NONE = ("augment.crop_scale", "loss.kwargs")
 LARGEST_SEED = 2**31 - 1
 
 
 def check_config(config: Config) -> None:
   """Raises ConfigError for names and numbers that no run could use; looks at the config alone, all of it."""
+  _check_given(config)
   if config.batch_size < 2:
     raise ConfigError(f"config.batch_size must be at least 2, since an example needs others as negatives; "
                       f"got {config.batch_size}")
@@ -73,6 +76,14 @@ def check_config(config: Config) -> None:
   make_whitening(config.whitening)
   check_bank(config.bank)
   check_sharding(config.sharding)
+
+
+def _check_given(config):
+  """Refuses None where it does not mean "choose for me": ml_collections lets every key be None."""
+  defaults, given = get_defaults(), keys(config)
+  for key in keys(defaults):
+    if key in given and config[key] is None and defaults[key] not in ("", None) and key not in MAY_BE_NONE:
+      raise ConfigError(f"config.{key} must not be None; {defaults[key]!r} is the default")
 
 
 def check_batch(config: Config, dataset: Dataset, mesh: Mesh) -> None:

@@ -132,5 +132,5 @@ def warmup_length(config: Config, total_steps: int, steps_per_epoch: int) -> int
   steps = steps or round(epochs * steps_per_epoch)
   if steps > total_steps:
     raise ConfigError(f"the warm-up takes {steps} steps, but the run has {total_steps}; "
-                      "lower config.optimizer.warmup_epochs or train longer")
+                      "lower config.optimizer.warmup_epochs (0: no warm-up) or train longer")
   return steps
