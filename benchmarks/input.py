@@ -207,11 +207,11 @@ def decoders(blobs, rounds):
   seconds = {name: [] for name in found}
   for turn in range(rounds + 1):
     for name in random.sample(list(found), len(found)):
-      began = time.thread_time()
+      began = time.process_time()
       for blob in blobs:
         found[name](blob)
       if turn:
-        seconds[name].append(time.thread_time() - began)
+        seconds[name].append(time.process_time() - began)
   rows = []
   for name, decoder in found.items():
     pairs = [(np.asarray(decoder(blob)).astype(int), np.asarray(of_pillow(blob)).astype(int)) for blob in blobs]

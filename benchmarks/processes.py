@@ -11,6 +11,7 @@ device, whether index tables agree to the last bit, exit codes, and how long the
 import argparse
 import json
 import pathlib
+import re
 import shutil
 import signal
 import sys
@@ -35,6 +36,14 @@ SCORING = ("spectral_jax.evaluation.scores:linear_accuracy", 2, signal.SIGTERM)
 LOST_AFTER = 20
 FULLY_SHARDED = ((".*", "fsdp"),)
 LAYOUTS = ((1, 1), (1, 2), (1, 4), (1, 8), (2, 2), (4, 1))
+
+
+def naming(said, which):
+  """The words in which a process says that another is gone, ours or JAX's; None where it does not name it."""
+  ours, of_jax = rf"lost process {which} on \S+\.", rf"stopped sending heartbeats\):\s+{which}\s|/task:{which}\b[^\n]*"
+  leader = r"Either the leader task was preempted/died/restarted unexpectedly" if which == 0 else ours
+  found = re.search(ours, said) or re.search(of_jax, said) or re.search(leader, said)
+  return found and " ".join(found[0].split())[:200]
 
 
 class Matrix:
@@ -113,11 +122,10 @@ class Matrix:
     if number == signal.SIGSTOP:
       gone.kill(signal.SIGKILL)
       gone.wait()
-    said = [line for line in other.said().splitlines() if f"process {which}" in line or f"task:{which}" in line]
     assert code not in (0, preemption.EXIT_CODE), code
     self.ended(self.start(folder, 2, 2))
     return {**self.compared(folder), "other_ended_with": code, "after_seconds": round(seconds, 1),
-            "named": bool(said), "said": said[-1][-400:] if said else other.said()[-1500:]}
+            "named_by": naming(other.said(), which)}
 
   def steps(self):
     """Everything that is recorded, by name."""
