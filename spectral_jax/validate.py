@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
-import pathlib
 from typing import TYPE_CHECKING
 
 import jax
@@ -20,10 +18,12 @@ import numpy as np
 
 from spectral_jax import bounds, command, gradients, progress, spectrum
 from spectral_jax._anchors import LOSSES
-from spectral_jax.command import app, flags, logging
+from spectral_jax.command import app, flags
 from spectral_jax.training.diagnostics import VANISHED
+from spectral_jax.workdir.folder import disk_errors, whole, writable, write_json
 
 if TYPE_CHECKING:
+  import pathlib
   from collections.abc import Mapping, Sequence
   from typing import Any, Literal
 
@@ -175,12 +175,10 @@ def table(rows: Sequence[Mapping[str, Any]], laws: Mapping[str, Any]) -> str:
 
 def save_picture(path: pathlib.Path, laws: Mapping[str, Any], seed: int = 0) -> None:
   """Measured gradients between their bounds, anchors sorted; and the 1/tau^2 law."""
-  import matplotlib
+  from matplotlib.figure import Figure  # not pyplot: it would choose a backend for the whole process
 
-  matplotlib.use("Agg")
-  from matplotlib import pyplot as plt
-
-  figure, axes = plt.subplots(2, 3, figsize=(12, 6.2), layout="constrained")
+  figure = Figure(figsize=(12, 6.2), layout="constrained")
+  axes = figure.subplots(2, 3)
   for axis, (temperature, anisotropy) in zip(axes[:, :2].flat, itertools.product(TEMPERATURES, ANISOTROPIES)):
     forms, _ = bands_of(jax.random.key(seed), temperature, anisotropy, 256, 128)
     order = np.argsort(forms["plugin"].value)
@@ -204,8 +202,7 @@ def save_picture(path: pathlib.Path, laws: Mapping[str, Any], seed: int = 0) -> 
     axis.set_title(title, fontsize=10)
     axis.set(xlabel="tau")
     axis.legend(fontsize=8, frameon=False)
-  figure.savefig(path, dpi=110)
-  plt.close(figure)
+  figure.savefig(path, format="png", dpi=110)
 
 
 def adversarial(anchors: int) -> tuple[int, int]:
@@ -223,23 +220,24 @@ def adversarial(anchors: int) -> tuple[int, int]:
   return checked, outside
 
 
-def main(argv: Sequence[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f"unexpected arguments {argv[1:]}; flags are given as --anchors=N, and there is no config")
-  logging.set_verbosity(logging.WARNING)  # JAX logs a lot
-  workdir = pathlib.Path(command.WORKDIR.value or "runs/validate")
-  workdir.mkdir(parents=True, exist_ok=True)
+def main(words: Sequence[str]) -> None:
+  if words:
+    raise app.UsageError(f"unexpected arguments {words}; flags are given as --anchors=N, and there is no config")
+  workdir = writable(command.WORKDIR.value or "runs/validate")
   rows, laws = study(SEED.value), law(SEED.value)
   result, text = {"settings": rows, "law": laws}, table(rows, laws)
   if ANCHORS.value:
     checked, outside = adversarial(ANCHORS.value)
     result["adversarial"] = {"anchors": checked, "outside": outside}
     text += f"\n\n{checked:,} anchors of adversarial batches, all losses: {outside} outside their band; expected: 0."
-  (workdir / "bounds.json").write_text(json.dumps(result, indent=2) + "\n")
-  (workdir / "bounds.txt").write_text(text + "\n")
-  save_picture(workdir / "bounds.png", laws, SEED.value)
+  with disk_errors(workdir):
+    write_json(workdir / "bounds.json", result)
+    with whole(workdir / "bounds.txt") as part:
+      part.write_text(text + "\n")
+    with whole(workdir / "bounds.png") as part:
+      save_picture(part, laws, SEED.value)
   print(f"{text}\n\nWritten: {workdir}/bounds.txt, bounds.json, bounds.png")
 
 
 if __name__ == "__main__":
-  app.run(main)
+  command.run_on_workdirs(main)

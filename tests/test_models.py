@@ -111,7 +111,7 @@ def test_evaluation_uses_running_statistics(trained):
 
 
 @pytest.mark.parametrize("encoder, width", [
-    ("convnet", 0.25), ("resnet18", 0.125), ("resnet34", 0.125), ("resnet50", 0.125), ("vit_ti", 0.25)])
+    ("convnet", 0.25), ("resnet18", 1.0), ("resnet18", 0.125), ("resnet34", 0.125), ("resnet50", 0.125), ("vit_ti", 0.25)])
 def test_no_images_make_no_rows_and_cannot_be_trained_on(encoder, width):
   model = build_model(config(encoder=encoder, width=width, patch_size=8))
   variables = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((2, 16, 16, 3), jnp.float32))

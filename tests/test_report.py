@@ -16,7 +16,7 @@ from spectral_jax._errors import ConfigError
 from spectral_jax.config import load_config
 from spectral_jax.defaults import learner, learners
 from spectral_jax.reports import charts, html, pictures, recorded, report, summary
-from spectral_jax.studies import study_page
+from spectral_jax.studies import study_page, variance_page
 from spectral_jax.workdir.logs import read_metrics
 
 SETTINGS = {
@@ -78,7 +78,7 @@ def test_every_number_that_was_logged_is_in_some_chart(workdir):
   for one in drawn:
     if isinstance(one["data"]["values"], str):
       values |= {cell for line in one["data"]["values"].splitlines()[1:] for cell in line.split(",")}
-  said = set(re.findall("<b>(.*?)</b>", page))  # what was measured once
+  said = set(re.findall("<(?:b|td)>(.*?)</", page))  # what was measured once
   for record in read_metrics(workdir):
     for key, value in record.items():
       if key not in recorded.COUNTED and key != "knn_accuracy":  # which stands there under the main learner's name
@@ -92,7 +92,7 @@ def test_what_was_measured_once_stands_in_figures_and_steps_are_whole(workdir, t
   page = report.write(tmp_path / "report.html", [tmp_path]).read_text()
   assert "Measured once, at step 1:" in page and "<b>-3.5500</b>" in page
   loss, alignment = (one["layer"][0]["encoding"] for one in specifications(page))
-  assert loss["x"]["axis"]["tickMinStep"] == 1 and "datum.label" in loss["y"]["axis"]["labelExpr"]
+  assert loss["x"]["axis"]["values"] == [1, 2] and "datum.label" in loss["y"]["axis"]["labelExpr"]
   assert "'.4~g'" in alignment["y"]["axis"]["labelExpr"]  # Vega's own label of an axis of one value is "4"
 
 
@@ -181,9 +181,10 @@ def test_unknown_metrics_go_to_the_others_and_odd_numbers_do_no_harm(workdir, tm
   (tmp_path / "report.npz").write_bytes(b"nothing")
   with pytest.raises(ConfigError, match="report.npz is damaged.*delete it"):
     report.write(tmp_path / "report.html", [tmp_path])
-  (tmp_path / "metrics.jsonl").write_text("{")
-  with pytest.raises(ConfigError, match="metrics.jsonl is damaged in line 1"):
-    report.write(tmp_path / "report.html", [tmp_path])
+  for garbage in ("{", "[1, 2]", '{"loss": 1.0}', '{"step": "x"}'):
+    (tmp_path / "metrics.jsonl").write_text(f"{garbage}\n")
+    with pytest.raises(ConfigError, match="metrics.jsonl is damaged in line 1"):
+      report.write(tmp_path / "report.html", [tmp_path])
   with pytest.raises(ConfigError, match="named twice"):
     report.write(tmp_path / "report.html", [workdir, workdir])
 
@@ -238,3 +239,10 @@ def test_a_study_has_a_page_of_its_means_and_intervals(tmp_path):
   mean, low, high = (float(x) for x in columns[1].split(",")[1:4])
   assert mean == pytest.approx(0.15) and high - mean == pytest.approx(12.706 * 0.0707107 / np.sqrt(2), rel=1e-3)
   assert mean - low == pytest.approx(high - mean)
+
+
+def test_a_damaged_study_is_named(tmp_path):
+  for name, pages in (("results.json", study_page), ("variance.json", variance_page)):
+    (tmp_path / name).write_text('{"about": 1}')
+    with pytest.raises(ConfigError, match=f"{name} is damaged .it lacks about, .*Give the study's command again"):
+      pages.write(tmp_path / "report.html", tmp_path)

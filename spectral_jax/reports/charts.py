@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
   Chart: TypeAlias = dict[str, Any]  # a Vega-Lite specification
 
-HEIGHT, MOST_POINTS = 210, 500
+HEIGHT, MOST_POINTS, FEW_STEPS = 210, 500, 6
 # Points of all lines of a page together: what keeps it below two megabytes.
 PAGE_POINTS = 45_000
 PALETTE = ("#3b82c4", "#e07b28", "#2f9e62", "#d14d4d", "#8e6cc0", "#a5745a", "#d169a8", "#7d8590", "#a8a62f", "#22a7b5",
@@ -92,7 +92,7 @@ def lines(series: Mapping[str, Mapping[float, float]], *, x: str = "step", wide:
                 "axis": {"values": sorted({point for points in series.values() for point in points}), "format": "~g"}}
   else:
     x_field |= {"scale": {"zero": False, "nice": False},
-                "axis": {"tickCount": 5, **({"format": "~s", "tickMinStep": 1} if x == "step" else {"format": "~g"})}}
+                "axis": {"tickCount": 5, **({"format": "~s", **_whole(series)} if x == "step" else {"format": "~g"})}}
   labels = "{" + ",".join(f"'{columns[name]}':{_quoted(name)}" for name in drawn) + "}[datum.value]"
   color = {"field": "s", "type": "nominal", "scale": {"domain": [columns[n] for n in drawn], "range": colors},
            "legend": {"labelExpr": labels, "values": [columns[n] for n in solid], "labelLimit": 300,
@@ -139,6 +139,13 @@ def lines(series: Mapping[str, Mapping[float, float]], *, x: str = "step", wide:
                   "mark": {"type": "text", "align": "left", "baseline": "bottom", "color": GRAY, "dy": -2}})
   return {**_chart(), "data": data, "layer": layer,
           "params": [{"name": "logarithmic", "value": logarithmic, "bind": {"input": "checkbox", "name": "log "}}]}
+
+
+def _whole(series):
+  """The ticks of an axis of few steps, where Vega would mark half ones too."""
+  xs = {point for points in series.values() for point in points}
+  few = max(xs) - min(xs) <= FEW_STEPS
+  return {"values": list(range(int(min(xs)), int(max(xs)) + 1))} if few else {}
 
 
 def spectra(values: Mapping[str, Sequence[float]]) -> Chart:

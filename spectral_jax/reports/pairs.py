@@ -12,7 +12,7 @@ if TYPE_CHECKING:
   from collections.abc import Mapping, Sequence
   from typing import Any
 
-COLUMNS = (("test_encoder_cka", "CKA"), ("test_encoder_cka_unbiased", "unbiased"), ("test_encoder_rsa", "RSA"),
+COLUMNS = (("test_encoder_cka", "CKA"), ("test_encoder_cka_unbiased", "unbiased CKA"), ("test_encoder_rsa", "RSA"),
            ("test_encoder_mutual_knn", "mutual kNN"), ("test_projector_cka", "projector CKA"),
            ("weight_gap", "weight gap"))
 ROUNDING = 1e-4  # float32's, of measures near 1

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # Lines that an eye still tells apart.
 MOST_LINES = 20
+# Figures in a row; more stand in a table.
+FEW = 4
 
 
 class Panel(NamedTuple):
@@ -146,8 +148,9 @@ def _drawn(lines, *, baselines=None, **options):
   if len(steps) > 1:
     return html.chart(charts.lines(lines, baselines=baselines, **options))
   [step] = steps
-  return html.paragraph(f"Measured once, at step {step:,}:") + html.facts(
-      {name: points[step] for name, points in lines.items()} | (baselines or {}))
+  figures = {name: points[step] for name, points in lines.items()} | (baselines or {})
+  return html.paragraph(f"Measured once, at step {step:,}:") + (
+      html.facts(figures) if len(figures) <= FEW else html.table(["", "value"], list(map(list, figures.items()))))
 
 
 def _positive(lines):

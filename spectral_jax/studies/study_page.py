@@ -29,7 +29,7 @@ def is_study(folder: str | pathlib.Path) -> bool:
 def write(path: str | pathlib.Path, folder: str | pathlib.Path) -> pathlib.Path:
   """Writes the page of a study's folder whole or not at all; returns its path."""
   path, folder = pathlib.Path(path), pathlib.Path(folder).absolute()
-  content = page(folder.name, read_json(folder / RESULTS))
+  content = page(folder.name, read_json(folder / RESULTS, {"about": dict, "runs": list, "summary": dict}))
   with whole(path) as part:
     part.write_text(content, encoding="utf-8")
   return path

@@ -83,7 +83,7 @@ def save_picture(path: pathlib.Path, results: dict[str, Any]) -> None:
 def write(path: str | pathlib.Path, folder: str | pathlib.Path) -> pathlib.Path:
   """Writes the page of a study's folder whole or not at all; returns its path."""
   path, folder = pathlib.Path(path), pathlib.Path(folder).absolute()
-  content = page(folder.name, read_json(folder / RESULTS))
+  content = page(folder.name, read_json(folder / RESULTS, {"about": dict, "results": dict, "batches": int}))
   with whole(path) as part:
     part.write_text(content, encoding="utf-8")
   return path

@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import pathlib
+import tempfile
 from typing import TYPE_CHECKING
 
 import jax
@@ -119,8 +120,8 @@ def _same_config(folder, config):
         (LONGER.format(folder=folder) if {*changed} <= {"epochs", "steps"} else ""))
 
 
-def read_json(path: pathlib.Path) -> dict[str, Any]:
-  """The dictionary in a JSON file of a workdir.
+def read_json(path: pathlib.Path, needed: Mapping[str, type] | None = None) -> dict[str, Any]:
+  """The dictionary in a JSON file of a workdir; `needed` are keys that it must have, and the types of their values.
 
   Raises:
     ConfigError: it holds something else; the message says what can be done.
@@ -131,6 +132,9 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     raise ConfigError(f"{path} is damaged ({error}). {_REMEDIES.get(path.name, 'Delete it')}.") from None
   if not isinstance(content, dict):
     raise ConfigError(f"{path} is damaged (it holds no dictionary). {_REMEDIES.get(path.name, 'Delete it')}.")
+  lacking = [key for key, kind in (needed or {}).items() if not isinstance(content.get(key), kind)]
+  if lacking:
+    raise ConfigError(f"{path} is damaged (it lacks {', '.join(lacking)}). {_REMEDIES.get(path.name, 'Delete it')}.")
   return content
 
 
@@ -162,7 +166,8 @@ def read_config(folder: str | pathlib.Path) -> Config:
 
 _REMEDIES = {
     CONFIG: "Delete it and give the run's own command again, which writes it again; checkpoints are not touched",
-    SUMMARY: "Delete it and give the run's command again, which scores the last checkpoint again"}
+    SUMMARY: "Delete it and give the run's command again, which scores the last checkpoint again",
+    **dict.fromkeys(("results.json", "variance.json"), "Give the study's command again, which writes it again")}
 
 
 def begin_anew(folder: pathlib.Path) -> pathlib.Path:
@@ -217,6 +222,21 @@ def disk_errors(folder: str | pathlib.Path) -> Iterator[None]:
     raise RunError(
         f"the disk of {folder} is full ({reasons[0]}); free some space and give the same command again: "
         "the run goes on from its last checkpoint") from error
+
+
+def writable(folder: str | pathlib.Path) -> pathlib.Path:
+  """The folder as a Path, made if need be and with room for a file, before any work is done.
+
+  Raises:
+    ConfigError: it cannot be made or written.
+  """
+  check_mounted("--workdir", folder, written=True)
+  folder = pathlib.Path(folder).expanduser().absolute()
+  with _writable(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+      pass
+  return folder
 
 
 @contextlib.contextmanager

@@ -218,8 +218,7 @@ def read_metrics(folder: pathlib.Path) -> list[dict[str, Any]]:
   """
   path, records = folder / METRICS, []
   for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
-    try:
-      records.append(json.loads(line))
-    except ValueError:
-      raise ConfigError(f"{path} is damaged in line {number}; delete that line, or the file") from None
+    if not math.isfinite(_step(line)):
+      raise ConfigError(f"{path} is damaged in line {number}; delete that line, or the file")
+    records.append(json.loads(line))
   return records
