@@ -37,8 +37,8 @@ SETTINGS = {
     "model.encoder": "convnet", "model.width": 0.125, "model.projector_hidden": 32, "model.projector_dim": 16,
     "batch_size": 16, "steps": 14, "optimizer.warmup_epochs": 0, "diagnostics_every": 0, "log_every": 1,
     "checkpoint.every_steps": 4, "eval_every_epochs": 1, "eval.batch_size": 40, "eval.shots": 1, "eval.shot_draws": 1,
-    "eval.shot_steps": 5, "eval.probe_steps": 20, "eval.train_limit": 100, "eval.test_limit": 100, "eval.knn_limit": 100,
-    "eval.baseline_limit": 100}
+    "eval.shot_steps": 5, "eval.probe_steps": 20, "eval.train_limit": 100, "eval.test_limit": 100,
+    "eval.knn_limit": 100, "eval.baseline_limit": 100}
 # Killed in the seventh step: the checkpoint of the fourth is there.
 KILL = ("spectral_jax.workdir.logs:Log.add", 7, signal.SIGKILL)
 FORMATS = ("folder", "tfrecord", "array_record")

@@ -1,14 +1,17 @@
-"""Measures how fast images reach a step at 224 pixels, and writes the table into docs/data.md.
+"""Measures how fast images reach a step at 224 pixels; writes the tables into docs/data.md and docs/input.json.
 
-  python benchmarks/input.py --images=DIR_OR_TAR [--copies=5] [--rounds=7] [--no-write]
+  python benchmarks/input.py --images=DIR_OR_TAR [--copies=5] [--rounds=7] [--epochs=50] [--no-write]
 
 DIR_OR_TAR holds class folders of JPEG files, somewhere in it. They are written out `copies` times as a folder, as
 TFRecord and as ArrayRecord, and streamed from each with two crops an image, beside plain decoding of the same bytes by
 Pillow and by tf.data. "Per core" is images per second of processor time, which other work on the machine hardly
-disturbs; all are measured in turns, in an order that is drawn anew in every round. Needs the `tf` extra.
+disturbs; all are measured in turns, in an order that is drawn anew in every round. Then decoders alone, each in one
+thread, with how far their pixels are from Pillow's (simplejpeg where it is installed), and the process's memory over
+`epochs` passes through the folder. Needs the `tf` extra.
 """
 
 import argparse
+import importlib.util
 import io
 import os
 import pathlib
@@ -34,6 +37,7 @@ from benchmarks import report
 from spectral_jax.augment.crop import box
 from spectral_jax.data import open_dataset
 from spectral_jax.data.stream import uniform_draws
+from spectral_jax.workdir.folder import write_json
 
 SIZE, BATCH, SCALE = 224, 50, (0.08, 1.0)
 
@@ -43,6 +47,7 @@ def main():
   parser.add_argument("--images", required=True, type=pathlib.Path)
   parser.add_argument("--copies", type=int, default=5)
   parser.add_argument("--rounds", type=int, default=7)
+  parser.add_argument("--epochs", type=int, default=50)
   parser.add_argument("--no-write", action="store_true")
   flags = parser.parse_args()
   with tempfile.TemporaryDirectory() as place:
@@ -52,11 +57,19 @@ def main():
     splits = {kind: write(files, flags.copies, place / kind) for kind in WRITERS}
     blobs = [file.read_bytes() for file in files] * flags.copies
     rows = measure(forms(splits, blobs), len(blobs), flags.rounds)
+    alone = decoders(blobs[:len(files)], flags.rounds)
+    resident = memory(splits["folder"], flags.epochs)
   pixels = np.mean([np.prod(Image.open(file).size) for file in map(io.BytesIO, blobs)])
   text = (f"{len(files)} JPEGs of {pixels / 1e3:.0f} thousand pixels on average, {flags.copies} times; crops of {SIZE} "
-          f"pixels, batches of {BATCH}.\n\n" + report.table(rows))
+          f"pixels, batches of {BATCH}.\n\n" + report.table(rows) + "\n\nDecoders alone, one thread.\n\n"
+          + report.table(alone) + f"\n\nResident memory of the process over {flags.epochs} epochs from the folder, MiB: "
+          + ", ".join(f"{mib:.0f} after {epoch}" for epoch, mib in resident.items()) + ".")
   print(text)
   if not flags.no_write:
+    write_json(ROOT / "docs" / "input.json", {
+        "about": f"python benchmarks/input.py --images=... --copies={flags.copies} --rounds={flags.rounds} "
+                 f"--epochs={flags.epochs}; {report.machine()}", "images": len(files), "forms": rows, "decoders": alone,
+        "resident_MiB_after_epoch": resident})
     report.write("input", "python benchmarks/input.py --images=...", text,
                  page=ROOT / "docs" / "data.md")
 
@@ -169,6 +182,57 @@ def measure(functions, count, rounds):
   fastest = max(busy[name] for name in functions if name.startswith("plain"))
   return [{"form": name, "images/s per core": round(busy[name]), "images/s": round(wall[name]),
            "share of the faster plain decoding": busy[name] / fastest} for name in functions]
+
+
+def decoders(blobs, rounds):
+  """Rows of the second table. "image" is Pillow's, which the crops are cut from; "array" is NumPy's."""
+  def of_pillow(blob):
+    image = Image.open(io.BytesIO(blob), formats=("JPEG",))
+    image.load()
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+  def drafted(blob):
+    image = Image.open(io.BytesIO(blob), formats=("JPEG",))
+    image.draft("RGB", (SIZE, SIZE))
+    return image.convert("RGB")
+
+  of_tensorflow = lambda method: lambda blob: tf.io.decode_jpeg(blob, channels=3, dct_method=method).numpy()
+  found = {"TensorFlow, array": of_tensorflow(""), "TensorFlow, accurate, array": of_tensorflow("INTEGER_ACCURATE"),
+           "Pillow, image": of_pillow, "Pillow, array": lambda blob: np.asarray(of_pillow(blob)),
+           "Pillow, drafted, image": drafted}
+  if importlib.util.find_spec("simplejpeg"):
+    import simplejpeg
+    found |= {"simplejpeg, array": simplejpeg.decode_jpeg,
+              "simplejpeg, image": lambda blob: Image.fromarray(simplejpeg.decode_jpeg(blob))}
+  seconds = {name: [] for name in found}
+  for turn in range(rounds + 1):
+    for name in random.sample(list(found), len(found)):
+      began = time.process_time()
+      for blob in blobs:
+        found[name](blob)
+      if turn:
+        seconds[name].append(time.process_time() - began)
+  rows = []
+  for name, decoder in found.items():
+    pairs = [(np.asarray(decoder(blob)).astype(int), np.asarray(of_pillow(blob)).astype(int)) for blob in blobs]
+    rows.append({
+        "decoder": name, "images/s per core": round(len(blobs) / statistics.median(seconds[name])),
+        "share of TensorFlow's": statistics.median(seconds["TensorFlow, array"]) / statistics.median(seconds[name]),
+        "largest difference from Pillow": max(int(np.abs(a - b).max()) for a, b in pairs if a.shape == b.shape),
+        "images of another size": sum(a.shape != b.shape for a, b in pairs)})
+  return rows
+
+
+def memory(split, epochs):
+  """MiB of the process after some of so many epochs."""
+  page, found = os.sysconf("SC_PAGE_SIZE"), {}
+  for epoch in range(1, epochs + 1):
+    order = np.random.default_rng(epoch).permutation(split.size)[:split.size // BATCH * BATCH].reshape(-1, BATCH)
+    for _ in split.stream(order, start_step=epoch * len(order), crop_scale=SCALE):
+      pass
+    if epoch in (1, 5, 10, 20, 30, 40, epochs):
+      found[epoch] = int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * page / 2**20
+  return found
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ device, whether index tables agree to the last bit, exit codes, and how long the
 import argparse
 import json
 import pathlib
+import re
 import shutil
 import signal
 import sys
@@ -29,10 +30,20 @@ from tests.forge import Forge, free_port
 
 SETTINGS = {**runs.SETTINGS, "steps": 24, "log_every": 1}
 LOG_ADD = "spectral_jax.workdir.logs:Log.add"
+# The linear probe of the second of three representations.
+SCORING = ("spectral_jax.evaluation.scores:linear_accuracy", 2, signal.SIGTERM)
 # Seconds of silence after which a process counts as lost.
 LOST_AFTER = 20
 FULLY_SHARDED = ((".*", "fsdp"),)
 LAYOUTS = ((1, 1), (1, 2), (1, 4), (1, 8), (2, 2), (4, 1))
+
+
+def naming(said, which):
+  """The words in which a process says that another is gone, ours or JAX's; None where it does not name it."""
+  ours, of_jax = rf"lost process {which} on \S+\.", rf"stopped sending heartbeats\):\s+{which}\s|/task:{which}\b[^\n]*"
+  leader = r"Either the leader task was preempted/died/restarted unexpectedly" if which == 0 else ours
+  found = re.search(ours, said) or re.search(of_jax, said) or re.search(leader, said)
+  return found and " ".join(found[0].split())[:200]
 
 
 class Matrix:
@@ -45,16 +56,16 @@ class Matrix:
         "about": "python benchmarks/processes.py; digits, 24 steps, CPU devices, gloo, 2 shared cores; "
                  f"--lost_after={LOST_AFTER}"}
 
-  def start(self, folder, processes, devices, at=(), sharding=None, rule="random"):
+  def start(self, folder, processes, devices, at=(), sharding=None, rule="random", entry="train"):
     """Starts a run on `processes` of `devices` each; `at` holds the moment of each that has one."""
     settings = {**SETTINGS, "selection.rule": rule, **({} if sharding is None else {"sharding": sharding})}
     flags = runs.flags(settings, folder, f"--lost_after={LOST_AFTER}")
     if processes == 1:
-      return [self.forge.start(*flags, devices=devices, entry="train", at=at[0] if at else None)]
+      return [self.forge.start(*flags, devices=devices, entry=entry, at=at[0] if at else None)]
     port = free_port()
     at = [*at, *[None] * (processes - len(at))]
     return [self.forge.start(*flags, f"--coordinator=127.0.0.1:{port}", f"--processes={processes}", f"--process={i}",
-                             devices=devices, entry="train", at=at[i]) for i in range(processes)]
+                             devices=devices, entry=entry, at=at[i]) for i in range(processes)]
 
   def ended(self, children, code=0):
     codes = [child.wait(900) for child in children]
@@ -87,6 +98,16 @@ class Matrix:
     self.ended(self.start(folder, *then))
     return self.compared(folder)
 
+  def scored(self):
+    """One of two processes is asked to stop while the end is scored; then the same command."""
+    folder = self.new("scored")
+    children = self.start(folder, 2, 2, at=[None, SCORING], entry="main")
+    self.ended(children, preemption.EXIT_CODE)
+    parts = sorted(json.loads((folder / "scores.json").read_text()))
+    self.ended(self.start(folder, 2, 2, entry="main"))
+    return {**self.compared(folder), "scored_before_it_stopped": parts,
+            "scored_in_the_end": [key for key in json.loads((folder / "summary.json").read_text()) if "accuracy" in key]}
+
   def lost(self, name, number, which):
     """One of two processes is killed or stalls: how the other ends, and that the next start goes on."""
     folder = self.new(name)
@@ -101,11 +122,10 @@ class Matrix:
     if number == signal.SIGSTOP:
       gone.kill(signal.SIGKILL)
       gone.wait()
-    said = [line for line in other.said().splitlines() if f"process {which}" in line or f"task:{which}" in line]
     assert code not in (0, preemption.EXIT_CODE), code
     self.ended(self.start(folder, 2, 2))
     return {**self.compared(folder), "other_ended_with": code, "after_seconds": round(seconds, 1),
-            "named": bool(said), "said": said[-1][-400:] if said else other.said()[-1500:]}
+            "named_by": naming(other.said(), which)}
 
   def steps(self):
     """Everything that is recorded, by name."""
@@ -123,6 +143,7 @@ class Matrix:
     for name, number, which in (("second of 2 killed", signal.SIGKILL, 1), ("first of 2 killed", signal.SIGKILL, 0),
                                 ("second of 2 stalls", signal.SIGSTOP, 1), ("first of 2 stalls", signal.SIGSTOP, 0)):
       yield name, lambda s=number, w=which: self.lost("lost", s, w)
+    yield "SIGTERM to one of 2 x 2 while the end is scored", self.scored
 
 
 def main():

@@ -30,7 +30,8 @@ from spectral_jax.workdir.folder import claim, read_config
 SETTINGS = {
     "batch_size": 64, "steps": 8, "log_every": 4, "diagnostics_every": 0, "eval_every_epochs": 0,
     "checkpoint.every_steps": 4, "optimizer.warmup_epochs": 0, "model.width": 0.125, "model.projector_hidden": 8,
-    "model.projector_dim": 8, "eval.knn_limit": 100, "eval.test_limit": 60}
+    "model.projector_dim": 8, "eval.knn_limit": 100, "eval.test_limit": 60,
+    "augment.affine": {}, "augment.flip": True}
 
 
 def tiny(**changes):

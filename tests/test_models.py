@@ -21,8 +21,8 @@ def shapes(settings, image_shape):
   """The variables' shapes and the outputs', without computing anything."""
   model = build_model(settings)
   x = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
-  variables = jax.eval_shape(model.init, jax.random.key(0), x)
-  return variables, jax.eval_shape(model.apply, variables, x)
+  outputs, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), x)
+  return variables, outputs
 
 
 def count(tree):

@@ -36,7 +36,7 @@ def save_comparison(path: pathlib.Path, results: Sequence[Mapping[str, Any]],
       if name in targets:
         axis.axhline(targets[name], color=INK, linestyle=":", linewidth=1)
       axis.set(title=TITLES[name], xlabel="seconds of training, selection included")
-    axes[0].legend(fontsize=8)
+    _legend(figure, axes[0])
     save(figure, path)
   return [path.name]
 
@@ -119,7 +119,7 @@ def _colors(names):
 def _legend(figure, axis):
   handles, names = axis.get_legend_handles_labels()
   if names:
-    figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)), fontsize=8)
+    figure.legend(handles, names, loc="outside lower center", ncols=min(6, len(names)), fontsize=8)
 
 
 def _hide(axes):
