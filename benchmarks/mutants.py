@@ -1,6 +1,6 @@
 """Puts one-line bugs into the code and asks the tests that should notice: which bugs live?
 
-  python benchmarks/mutants.py [--only=TEXT] [--again] [--jobs=1] [--results=docs/mutants.json]
+  python benchmarks/mutants.py [--only=TEXT] [--again] [--passed] [--jobs=1] [--results=docs/mutants.json]
 
 The bugs are listed in benchmarks/mutants_*.py, each a text of one file and what replaces it, with the tests that should
 fail. Each runs in a copy of the tree; the tests are first run without a bug, and must pass. What has a result already,
@@ -101,7 +101,7 @@ def judge(mutant, folder):
   finally:
     path.write_text(original)
   result = "killed" if not passed else "equivalent" if mutant.equivalent else "alive"
-  return {**{name: value for name, value in mutant._asdict().items() if value}, "result": result,
+  return {**{name: value for name, value in mutant._asdict().items() if value or name == "new"}, "result": result,
           "noticed_by": noticed_by, "seconds": round(time.monotonic() - start, 1)}
 
 
@@ -109,6 +109,7 @@ def main():
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--only", default="", help="mutants whose file or text has this in it")
   parser.add_argument("--again", action="store_true", help="run those that have a result too")
+  parser.add_argument("--passed", action="store_true", help="the suite has just passed: do not run it without a bug")
   parser.add_argument("--jobs", type=int, default=1, help="mutants at a time")
   parser.add_argument("--results", type=pathlib.Path, default=ROOT / "docs" / "mutants.json")
   args = parser.parse_args()
@@ -133,7 +134,8 @@ def main():
   try:
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
       for tests, (passed, failed) in pool.map(
-          lambda tests: (tests, with_folder(lambda folder: passes(folder, tests))), sorted({m.tests for m in due})):
+          lambda tests: (tests, with_folder(lambda folder: passes(folder, tests))),
+          [] if args.passed else sorted({m.tests for m in due})):
         print(f"without a bug: {'passed' if passed else f'failed at {failed}'}  {tests}", flush=True)
         if not passed:
           sys.exit("Error: these tests must pass first")

@@ -212,7 +212,7 @@ def _bounds(runs):
   lines = ["### The bounds", ""]
   gaps = [(point[key], point[f"{key}_bound"]) for point in points for key in point if key.endswith("/loss_gap")]
   if gaps:
-    ratios = [gap / bound for gap, bound in gaps]
+    ratios = [gap / bound for gap, bound in gaps if bound > 0]
     lines.append(f"- Loss gap: {sum(gap <= bound for gap, bound in gaps)} of {len(gaps)} measured lie within the "
                  f"bound, at {min(ratios):.1%} to {max(ratios):.1%} of it. (The tests ask it of every step.)")
   for name, title in (("similarity_cka", "CKA"), ("similarity_rsa", "RSA")):

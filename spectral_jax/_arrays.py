@@ -5,6 +5,7 @@ Checks look at shapes and dtypes, which are known under `jit`, and at values onl
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -141,7 +142,11 @@ def unit_rows(x: Float[Array, "n d"]) -> Float[Array, "n d"]:
   scale, and squares neither overflow nor vanish, from the largest finite number down to half the smallest normal one
   (float32: 6e-39). Rows below that count as zero: the derivative, 1 / ||x_i||, would overflow.
   """
-  x = jnp.asarray(x)
+  return _unit_rows(jnp.asarray(x))
+
+
+@functools.partial(jax.jit, inline=True)  # an eager call is one program, not forty
+def _unit_rows(x):
   zero = _float_parts(x).largest < 2 ** (jnp.finfo(x.dtype).nmant - 1)
   scaled = jnp.where(zero, 1.0, _scale_rows(x))
   unit = scaled / jnp.sqrt(jnp.sum(scaled * scaled, axis=-1, keepdims=True))

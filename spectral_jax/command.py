@@ -1,9 +1,12 @@
 """What the commands share: their flags, their first checks, how they end."""
 
+from __future__ import annotations
+
 import os
 import pathlib
 import re
 import sys
+from typing import TYPE_CHECKING
 
 try:
   from absl import app, flags, logging
@@ -15,6 +18,11 @@ except ModuleNotFoundError as missing:
 from spectral_jax._errors import ConfigError, RunError
 from spectral_jax._names import check_mounted
 from spectral_jax.config import check_keys, find_config
+
+if TYPE_CHECKING:
+  from collections.abc import Callable, Sequence
+
+  from spectral_jax._types import Config
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Where everything is left; by default a folder of runs/.")
 COORDINATOR = flags.DEFINE_string(
@@ -28,7 +36,7 @@ OWN = ("workdir", "coordinator", "processes", "process", "lost_after")
 CACHE = "~/.cache/spectral_jax/compiled"
 
 
-def run(main, default="digits"):
+def run(main: Callable[[Config, str], None], default: str = "digits") -> None:
   """Parses the flags and calls `main(config, name)`, with the resolved config and the config file's bare name.
 
   What the project raises on purpose ends the process with its message, without a traceback; a run that was asked to
@@ -54,7 +62,7 @@ def run(main, default="digits"):
   app.run(body, argv)
 
 
-def run_on_workdirs(main):
+def run_on_workdirs(main: Callable[[list[str]], None]) -> None:
   """Parses the flags and calls `main(workdirs)` with the words that are none; ends as `run` does."""
   def body(argv):
     keep_compiled()
@@ -86,7 +94,7 @@ def _ended_plainly(work):
     sys.exit(EXIT_CODE)
 
 
-def keep_compiled():
+def keep_compiled() -> None:
   """Keeps what XLA compiles in a folder of the user's cache, for later runs; `JAX_COMPILATION_CACHE_DIR` names another.
 
   Nothing is kept, nor read, where a program spans several CPU devices: one that JAX 0.10.2 reads back runs its
@@ -103,13 +111,17 @@ def keep_compiled():
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
-def resolved(argv, default):
-  """Returns argv with the config's path made one that exists, and that path, with its ':argument' if it has one."""
-  argv, path = list(argv), find_config(default)
-  for i, word in enumerate(argv):
+def resolved(argv: Sequence[str], default: str) -> tuple[list[str], str]:
+  """Returns argv with the config's path made one that exists, and that path, with its ':argument' if it has one.
+
+  The config comes first, wherever it stood: ml_collections takes no key before it.
+  """
+  path, rest, words = find_config(default), [], iter(argv[1:])
+  for word in words:
     if re.fullmatch(r"--?config=.*", word):
       path = find_config(word.split("=", 1)[1])
-      argv[i] = f"--config={path}"
-    elif word in ("-config", "--config") and i + 1 < len(argv):
-      path = argv[i + 1] = find_config(argv[i + 1])
-  return argv, path
+    elif word in ("-config", "--config") and (name := next(words, None)) is not None:
+      path = find_config(name)
+    else:
+      rest.append(word)
+  return [argv[0], f"--config={path}", *rest], path

@@ -1,18 +1,27 @@
 """Rules of batch selection against each other: does choosing batches by their spectrum save time?
 
   python -m spectral_jax.compare [--config=configs/NAME.py] [--rules=random,greedy_balanced,...] [--seeds=0,1,2,3,4]
-      [--target=0.98] [--knn_target=0.97] [--workdir=DIR] [--page=docs/results.md] [--config.KEY=VALUE ...]
+      [--target=0.98] [--knn_target=0.97] [--workdir=DIR] [--page=docs/results.md [--section=NAME]]
+      [--config.KEY=VALUE ...]
 
 Trains the config once for every rule and seed, from the same initialization with the same augmentations, and scores it
 every `eval_every_epochs`. Leaves results.json, table.md and curves.png; runs that are there already are not repeated,
 so a comparison that was stopped goes on, and rules and seeds can be added.
 """
 
+from __future__ import annotations
+
 import pathlib
+from typing import TYPE_CHECKING
 
 from spectral_jax import command
 from spectral_jax._errors import ConfigError
 from spectral_jax.command import flags
+
+if TYPE_CHECKING:
+  from collections.abc import Sequence
+
+  from spectral_jax._types import Config
 
 RULES = flags.DEFINE_list(
     "rules", "random,greedy_balanced,greedy_independent,pool_p1,pool_p3,log_det,hard", "Rules to compare.")
@@ -22,9 +31,10 @@ KNN_TARGET = flags.DEFINE_float(
     "knn_target", None, "kNN accuracy to reach; by default --target.", lower_bound=0.0, upper_bound=1.0)
 PAGE = flags.DEFINE_string(
     "page", None, "A page of results, e.g. docs/results.md, that gets or renews this comparison's section.")
+SECTION = flags.DEFINE_string("section", None, "Name of the page's section; by default the config's.")
 
 
-def main(config, name):
+def main(config: Config, name: str) -> None:
   # After the flags: a wrong one is reported at once.
   from spectral_jax.studies import curves, page, selection_rules
   from spectral_jax.studies.intervals import summarize
@@ -45,10 +55,10 @@ def main(config, name):
   content = conduct(study, config, folder)
   if PAGE.value:
     title = f"{content['runs'][0]['dataset']}: {len(seeds)} seeds"
-    publish(pathlib.Path(PAGE.value), name, title, study, content, folder)
+    publish(pathlib.Path(PAGE.value), SECTION.value or name, title, study, content, folder)
 
 
-def seeds_of(words):
+def seeds_of(words: Sequence[str]) -> list[int]:
   """The seeds as integers, or a ValueError that names the one that is not."""
   try:
     seeds = [int(word) for word in words]

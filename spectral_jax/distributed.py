@@ -4,6 +4,8 @@ The engine is JAX's own runtime. A launcher's variables say who belongs to a run
 Kubernetes: JAX's detection), or three flags do. Processes of CPU devices talk through gloo, JAX's default.
 """
 
+from __future__ import annotations
+
 import contextlib
 import itertools
 import os
@@ -11,12 +13,16 @@ import re
 import socket
 import sys
 import traceback
+from typing import TYPE_CHECKING
 
 import jax
 from jax.errors import JaxRuntimeError
 
 from spectral_jax._errors import ConfigError, RunError
 from spectral_jax.preemption import Preempted
+
+if TYPE_CHECKING:
+  from collections.abc import Iterator
 
 # A process that gave no sign of life for so many seconds is lost, and the others end. JAX's default is 100.
 LOST_AFTER = 60
@@ -32,7 +38,8 @@ class _Run:
   lost_after = LOST_AFTER
 
 
-def start(coordinator=None, processes=None, process=None, *, lost_after=LOST_AFTER, meeting=MEETING):
+def start(coordinator: str | None = None, processes: int | None = None, process: int | None = None, *,
+          lost_after: int = LOST_AFTER, meeting: int = MEETING) -> int:
   """Joins this process to the others of its run; call it before anything is computed.
 
   Args:
@@ -109,7 +116,7 @@ def _check(coordinator, processes, process, lost_after):
 
 
 @contextlib.contextmanager
-def together(alike=()):
+def together(alike: tuple[type[BaseException], ...] = ()) -> Iterator[None]:
   """With several processes: an error in this one ends it at once, so that the others need not wait for it.
 
   Usual ways to an end, of the interpreter or of a checkpoint under way, wait for all to come to theirs.

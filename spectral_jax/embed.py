@@ -10,11 +10,17 @@ images below it are taken, a class being the name of the folder that an image li
 encoder and projector, named as in Flax with dots, and the config of the model beside them.
 """
 
+from __future__ import annotations
+
 import pathlib
+from typing import TYPE_CHECKING
 
 from spectral_jax import command
 from spectral_jax._errors import ConfigError
 from spectral_jax.command import flags
+
+if TYPE_CHECKING:
+  from collections.abc import Sequence
 
 OUT = flags.DEFINE_string("out", None, "The .npz file that features go to.")
 DATA = flags.DEFINE_string("data", None, "A folder of images, tfds:NAME, or another name that config.data.name takes.")
@@ -28,7 +34,7 @@ SKIP = flags.DEFINE_bool("skip_undecodable", False, "Leave images out that canno
 EXPORT = flags.DEFINE_string("export", None, "The .safetensors file that the variables go to.")
 
 
-def main(words):
+def main(words: Sequence[str]) -> None:
   if len(words) != 1:
     raise ConfigError("give one workdir, as in `python -m spectral_jax.embed runs/digits --out=features.npz`; got "
                       f"{words}")

@@ -1,8 +1,11 @@
 """Features of any images by a trained network, and its variables for other programs."""
 
+from __future__ import annotations
+
 import json
 import os
 import pathlib
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +22,16 @@ from spectral_jax.mesh import make_mesh
 from spectral_jax.models import build_model, make_encode
 from spectral_jax.workdir.folder import whole
 
+if TYPE_CHECKING:
+  from collections.abc import Mapping
 
-def embed(config, variables, data=None, *, data_dir="", part="test", batch_size=256, skip_undecodable=False):
+  from jaxtyping import PyTree
+
+  from spectral_jax._types import Config
+
+
+def embed(config: Config, variables: PyTree, data: str | None = None, *, data_dir: str = "", part: str = "test",
+          batch_size: int = 256, skip_undecodable: bool = False) -> dict[str, np.ndarray]:
   """Returns `features`, `labels`, `names` and `class_names` of a data set or a folder of images.
 
   Args:
@@ -70,7 +81,7 @@ def _open(config, data, data_dir, part, channels, skip_undecodable):
   return with_channels(split, channels), [f"{part}/{i}" for i in range(split.size)], opened.class_names
 
 
-def export(path, variables, config, step):
+def export(path: str | pathlib.Path, variables: PyTree, config: Config, step: int) -> None:
   """Writes variables as safetensors, `params.encoder.conv1.kernel` and so on; "about" in their
   metadata has the model's config, the images' size and the step."""
   try:
@@ -84,7 +95,7 @@ def export(path, variables, config, step):
     save_file(arrays, part, {"about": json.dumps(about, sort_keys=True)})
 
 
-def save(path, arrays):
+def save(path: str | pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
   """Writes an .npz file whole or not at all."""
   with whole(path) as part, open(part, "wb") as file:
-    np.savez(file, **arrays)
+    np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]  # of names that are none of its own

@@ -1,13 +1,23 @@
 """The main job: open, train, score, leave everything in one folder."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from spectral_jax import preemption
 from spectral_jax.reports import summary
 from spectral_jax.training.loop import train
 from spectral_jax.training.run import open_run
 from spectral_jax.workdir.folder import SUMMARY, claim, disk_errors, worst
 
+if TYPE_CHECKING:
+  import pathlib
+  from typing import Any
 
-def main_job(config, workdir, *, restart=False):
+  from spectral_jax._types import Config
+
+
+def main_job(config: Config, workdir: str | pathlib.Path, *, restart: bool = False) -> dict[str, Any]:
   """Trains and evaluates what `config` describes, or goes on with it where `workdir` holds a part of it.
 
   Args:

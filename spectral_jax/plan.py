@@ -6,13 +6,21 @@ Nothing is trained and nothing compiled: shapes are followed through the model. 
 to what was measured: docs/scaling.md.
 """
 
+from __future__ import annotations
+
 import json
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from spectral_jax import command
 from spectral_jax._errors import ConfigError
 from spectral_jax.command import flags
+
+if TYPE_CHECKING:
+  from collections.abc import Mapping
+  from typing import Any
+
+  from spectral_jax._types import Config
 
 DEVICES = flags.DEFINE_integer("devices", None, "How many devices; by default those of this machine.")
 CHIP = flags.DEFINE_string(
@@ -35,7 +43,7 @@ class Sizes(NamedTuple):
   channels: int
 
 
-def main(config, name):
+def main(config: Config, name: str) -> None:
   import jax
 
   from spectral_jax.training.checks import check_config
@@ -46,7 +54,7 @@ def main(config, name):
   print(json.dumps(found, indent=2) if JSON.value else table(found, config))
 
 
-def sizes_of(data, examples=None, classes=None):
+def sizes_of(data: Config, examples: int | None = None, classes: int | None = None) -> Sizes:
   """Images, classes and channels of `config.data`: as given, as known, or as found by opening it."""
   known = KNOWN.get(data.name)
   if known and data.classes:
@@ -60,7 +68,7 @@ def sizes_of(data, examples=None, classes=None):
   return Sizes(examples or known[0], classes or known[1], known[2])
 
 
-def plan(config, sizes, devices):
+def plan(config: Config, sizes: Sizes, devices: int) -> dict[str, Any]:
   """What one training step of `config` takes on so many devices.
 
   Args:
@@ -168,7 +176,7 @@ def plan(config, sizes, devices):
   }
 
 
-def pace(found, chip, utilization):
+def pace(found: Mapping[str, Any], chip: str, utilization: float) -> dict[str, Any]:
   """Seconds of a step on chips of a kind, and the images a second that the input must then deliver."""
   if chip in CHIPS:
     peak, memory = CHIPS[chip]
@@ -188,7 +196,7 @@ def pace(found, chip, utilization):
 PARTS = ("parameters", "optimizer", "other_state", "gradients", "activations", "views", "loss", "bank", "data")
 
 
-def table(found, config):
+def table(found: Mapping[str, Any], config: Config) -> str:
   """The plan as text."""
   total = sum(found[f"bytes_{part}"] for part in PARTS)
   lines = [

@@ -13,9 +13,13 @@ import ctypes
 import os
 import signal
 import threading
+from typing import TYPE_CHECKING
 
 import jax
 from jax.experimental import multihost_utils
+
+if TYPE_CHECKING:
+  from collections.abc import Iterator
 
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: try again
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -34,7 +38,7 @@ _watch = _Watch()
 
 
 @contextlib.contextmanager
-def leaving():
+def leaving() -> Iterator[None]:
   """Within it, and outside `watched`, a signal ends the process at once with `EXIT_CODE`: there is nothing to save.
 
   Several processes leave together: JAX's service remembers SIGTERM until `watched` begins.
@@ -44,7 +48,7 @@ def leaving():
 
 
 @contextlib.contextmanager
-def watched():
+def watched() -> Iterator[None]:
   """Within it the signals are remembered instead of obeyed; handlers are put back at the end."""
   if _watch.active:  # a study around its runs
     yield

@@ -10,10 +10,16 @@ table.md and pictures, means and confidence intervals over the seeds. Runs that 
 sweep that was stopped goes on with the same command, and values can be added.
 """
 
+from __future__ import annotations
+
 import pathlib
+from typing import TYPE_CHECKING
 
 from spectral_jax import command
 from spectral_jax.command import flags
+
+if TYPE_CHECKING:
+  from spectral_jax._types import Config
 
 OVER = flags.DEFINE_string("over", "", "Keys of the config and the values of each: 'KEY=VALUE,VALUE;KEY=VALUE,...'.")
 SHOW = flags.DEFINE_list(
@@ -22,7 +28,7 @@ SHOW = flags.DEFINE_list(
 SWEEP_PAGE = flags.DEFINE_string("page", None, "A page of results that gets or renews this sweep's section.")
 
 
-def main(config, name):
+def main(config: Config, name: str) -> None:
   from spectral_jax.studies import grid  # after the flags: a wrong one is answered at once
   axes = grid.parse(OVER.value, config)
   cells = grid.cells(config, axes)

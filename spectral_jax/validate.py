@@ -6,10 +6,11 @@ Sixteen settings of batch size, dimension, temperature and anisotropy: are the g
 tight are these; the 1/tau^2 law; a picture. Writes bounds.txt, bounds.json and bounds.png. Seconds on a CPU.
 """
 
+from __future__ import annotations
+
 import functools
 import itertools
-import json
-import pathlib
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +18,18 @@ import numpy as np
 
 from spectral_jax import bounds, command, gradients, progress, spectrum
 from spectral_jax._anchors import LOSSES
-from spectral_jax.command import app, flags, logging
+from spectral_jax.command import app, flags
 from spectral_jax.training.diagnostics import VANISHED
+from spectral_jax.workdir.folder import disk_errors, whole, writable, write_json
+
+if TYPE_CHECKING:
+  import pathlib
+  from collections.abc import Mapping, Sequence
+  from typing import Any, Literal
+
+  from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+  from spectral_jax._types import LossName, Scalar
 
 ANCHORS = flags.DEFINE_integer(
     "anchors", 0, "Also check that many anchors of adversarial batches; a million take minutes.", lower_bound=0)
@@ -36,7 +47,8 @@ FORMS = {  # a column of the table, and the call that makes it
 LAW_TEMPERATURES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
 
-def synthetic_batch(key, n, d, *, anisotropy=0.0, noise=NOISE):
+def synthetic_batch(key: PRNGKeyArray, n: int, d: int, *, anisotropy: Scalar = 0.0,
+                    noise: float = NOISE) -> tuple[Float[Array, "n d"], Float[Array, "n d"]]:
   """Unit rows `(u, v)`: Gaussian with standard deviations `k^-anisotropy`, `v` being `u` plus relative noise."""
   scales = jnp.arange(1, d + 1.0) ** -anisotropy
   x, e = jax.random.normal(key, (2, n, d)) * scales
@@ -44,7 +56,7 @@ def synthetic_batch(key, n, d, *, anisotropy=0.0, noise=NOISE):
   return unit(x), unit(x + noise * e)
 
 
-def adversarial_batch(key, n, d):
+def adversarial_batch(key: PRNGKeyArray, n: int, d: int) -> tuple[Float[Array, "n d"], Float[Array, "n d"]]:
   """A random batch of a random kind: generic, duplicates in three clusters, two antipodal points, far off center.
 
   Noise from 0 to twice the signal, anisotropy from none to `k^-2`: what a bound must survive.
@@ -61,7 +73,8 @@ def adversarial_batch(key, n, d):
 
 
 @functools.partial(jax.jit, static_argnames=("loss", "kind", "n", "d", "batches"))
-def containment(key, *, loss, kind, n, d, batches):
+def containment(key: PRNGKeyArray, *, loss: LossName, kind: Literal["plugin", "apriori"], n: int, d: int,
+                batches: int) -> Int[Array, ""]:
   """Checks `batches * n` anchors of adversarial batches, temperatures from 0.01 to 3 (KCL: t from 0.17 to 50).
 
   Returns:
@@ -79,7 +92,8 @@ def containment(key, *, loss, kind, n, d, batches):
 
 
 @functools.partial(jax.jit, static_argnames=("n", "d"))
-def bands_of(key, temperature, anisotropy, n, d):
+def bands_of(key: PRNGKeyArray, temperature: Scalar, anisotropy: Scalar, n: int,
+             d: int) -> tuple[dict[str, bounds.Band], gradients.AnchorTerms]:
   """Every form of the band on one batch: a dictionary of `Band`, and the gradient's `AnchorTerms`."""
   u, v = synthetic_batch(key, n, d, anisotropy=anisotropy)
   terms = bounds.band_terms(u, v, temperature=temperature)
@@ -92,7 +106,7 @@ def bands_of(key, temperature, anisotropy, n, d):
   return forms, gradients.anchor_terms(u, v, temperature=temperature)
 
 
-def effective_rank_bound(v, terms):
+def effective_rank_bound(v: Float[Array, "n d"], terms: bounds.BandTerms) -> Float[Array, " n"]:
   """`tr Sigma / sqrt(PR) >= lambda_max`, from the participation ratio and without an eigendecomposition."""
   n = len(v)
   trace = 1 - jnp.sum(jnp.mean(v, axis=0) ** 2)
@@ -100,7 +114,7 @@ def effective_rank_bound(v, terms):
   return jnp.full_like(terms.value, bound * n / (n - 1))  # the anchor's own row left out: theory.md, section 3
 
 
-def study(seed=0):
+def study(seed: int = 0) -> list[dict[str, Any]]:
   """The sixteen settings: a list of rows, each a dictionary with medians over anchors and seeds."""
   rows = []
   settings = list(itertools.product(SIZES, DIMENSIONS, TEMPERATURES, ANISOTROPIES))
@@ -119,7 +133,7 @@ def study(seed=0):
   return rows
 
 
-def law(seed=0, n=256, d=128):
+def law(seed: int = 0, n: int = 256, d: int = 128) -> dict[str, Any]:
   """Mean squared gradient norm against temperature, and its log-log slopes with and without `q^2` taken out."""
   means, scaled = [], []
   for temperature in LAW_TEMPERATURES:
@@ -132,7 +146,7 @@ def law(seed=0, n=256, d=128):
           "slope": slope(means), "slope divided by q^2": slope(scaled)}
 
 
-def table(rows, laws):
+def table(rows: Sequence[Mapping[str, Any]], laws: Mapping[str, Any]) -> str:
   """The study as text."""
   head = f"{'n':>4} {'d':>4} {'tau':>4} {'aniso':>5} {'q<.01':>6} {'inside':>7} "
   lines = ["Bounds over the measured gradient norm, medians over anchors: upper/value, lower/value; 1 is tightest.",
@@ -159,14 +173,12 @@ def table(rows, laws):
   return "\n".join(lines)
 
 
-def save_picture(path, laws, seed=0):
+def save_picture(path: pathlib.Path, laws: Mapping[str, Any], seed: int = 0) -> None:
   """Measured gradients between their bounds, anchors sorted; and the 1/tau^2 law."""
-  import matplotlib
+  from matplotlib.figure import Figure  # not pyplot: it would choose a backend for the whole process
 
-  matplotlib.use("Agg")
-  from matplotlib import pyplot as plt
-
-  figure, axes = plt.subplots(2, 3, figsize=(12, 6.2), layout="constrained")
+  figure = Figure(figsize=(12, 6.2), layout="constrained")
+  axes = figure.subplots(2, 3)
   for axis, (temperature, anisotropy) in zip(axes[:, :2].flat, itertools.product(TEMPERATURES, ANISOTROPIES)):
     forms, _ = bands_of(jax.random.key(seed), temperature, anisotropy, 256, 128)
     order = np.argsort(forms["plugin"].value)
@@ -190,11 +202,10 @@ def save_picture(path, laws, seed=0):
     axis.set_title(title, fontsize=10)
     axis.set(xlabel="tau")
     axis.legend(fontsize=8, frameon=False)
-  figure.savefig(path, dpi=110)
-  plt.close(figure)
+  figure.savefig(path, format="png", dpi=110)
 
 
-def adversarial(anchors):
+def adversarial(anchors: int) -> tuple[int, int]:
   """Checks about that many adversarial anchors over losses, kinds and shapes; returns `(checked, outside)`."""
   shapes = ((2, 2), (17, 8), (64, 32), (128, 128))
   cases = list(itertools.product(LOSSES, ("plugin", "apriori"), shapes))
@@ -209,23 +220,24 @@ def adversarial(anchors):
   return checked, outside
 
 
-def main(argv):
-  if len(argv) > 1:
-    raise app.UsageError(f"unexpected arguments {argv[1:]}; flags are given as --anchors=N, and there is no config")
-  logging.set_verbosity(logging.WARNING)  # JAX logs a lot
-  workdir = pathlib.Path(command.WORKDIR.value or "runs/validate")
-  workdir.mkdir(parents=True, exist_ok=True)
+def main(words: Sequence[str]) -> None:
+  if words:
+    raise app.UsageError(f"unexpected arguments {words}; flags are given as --anchors=N, and there is no config")
+  workdir = writable(command.WORKDIR.value or "runs/validate")
   rows, laws = study(SEED.value), law(SEED.value)
   result, text = {"settings": rows, "law": laws}, table(rows, laws)
   if ANCHORS.value:
     checked, outside = adversarial(ANCHORS.value)
     result["adversarial"] = {"anchors": checked, "outside": outside}
     text += f"\n\n{checked:,} anchors of adversarial batches, all losses: {outside} outside their band; expected: 0."
-  (workdir / "bounds.json").write_text(json.dumps(result, indent=2) + "\n")
-  (workdir / "bounds.txt").write_text(text + "\n")
-  save_picture(workdir / "bounds.png", laws, SEED.value)
+  with disk_errors(workdir):
+    write_json(workdir / "bounds.json", result)
+    with whole(workdir / "bounds.txt") as part:
+      part.write_text(text + "\n")
+    with whole(workdir / "bounds.png") as part:
+      save_picture(part, laws, SEED.value)
   print(f"{text}\n\nWritten: {workdir}/bounds.txt, bounds.json, bounds.png")
 
 
 if __name__ == "__main__":
-  app.run(main)
+  command.run_on_workdirs(main)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spectral_jax import config as config_files
+from spectral_jax import command, config as config_files
 from spectral_jax._errors import ConfigError
 from spectral_jax.config import load_config
 from spectral_jax.data import open_dataset
@@ -180,6 +180,13 @@ def test_a_workdir_belongs_to_one_config_and_one_process(tmp_path):
   with pytest.raises(ValueError, match="cannot be written: Not a directory"):
     with claim(tmp_path / "file" / "run", config):
       pass
+
+
+def test_the_config_may_stand_after_its_keys():
+  argv = ["main.py", "--config.steps=3", "--config", "digits", "--workdir=x"]
+  words, path = command.resolved(argv, "mnist")
+  assert words == ["main.py", f"--config={path}", "--config.steps=3", "--workdir=x"] and path.endswith("digits.py")
+  assert command.resolved(["main.py", "--config.steps=3"], "mnist")[1].endswith("mnist.py")
 
 
 def test_the_command_answers_without_a_traceback():

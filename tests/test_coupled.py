@@ -1,5 +1,6 @@
 """Several learners under shared randomness: what they share, what tells them apart, and that a kill changes nothing."""
 
+import dataclasses
 import json
 import math
 
@@ -149,6 +150,13 @@ def test_the_loss_gap_lies_within_its_bound_at_every_step(digits, one):
     assert all(0 <= gap[f"{name}/loss_gap"] <= gap[f"{name}/loss_gap_bound"] for gap in gaps)
   # The gap grows where labels are used: images of a class come together.
   assert gaps[-1]["nscl/loss_gap"] > gaps[0]["nscl/loss_gap"] > 0
+
+
+def test_the_loss_gap_is_of_a_batch_as_training_draws_them(digits, one):
+  by_class = dataclasses.replace(digits.train, labels=np.arange(digits.train.size, dtype=np.int32) // 8)
+  config = config_of({"cl": learner("dcl"), "nscl": learner("nscl")})
+  run = prepare(config, dataclasses.replace(digits, train=by_class), one)
+  assert diagnostics.loss_gaps(run, run.init())["nscl/loss_gap"] > 0
 
 
 @pytest.mark.parametrize("temperature", [0.01, 0.1, 1.0])

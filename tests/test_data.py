@@ -251,6 +251,7 @@ def test_digits_and_folders_need_no_tensorflow(tmp_path):
 import sys
 sys.modules['tensorflow'] = None
 import ml_collections
+from spectral_jax._errors import ConfigError
 from spectral_jax.data import open_dataset
 data = ml_collections.ConfigDict({config(data_dir=str(tmp_path)).to_dict()!r})
 assert open_dataset(data).train.size == 4
@@ -261,7 +262,7 @@ assert open_dataset(digits).train.size
 prepared = ml_collections.ConfigDict({config(name="cifar10").to_dict()!r})
 try:
   open_dataset(prepared)
-except ImportError as error:
+except ConfigError as error:
   assert "pip install 'spectral_jax[tf]'" in str(error), error
 else:
   raise AssertionError('no error')

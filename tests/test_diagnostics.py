@@ -2,14 +2,21 @@
 
 import functools
 import json
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import vl_convert
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from spectral_jax._errors import ConfigError
+from spectral_jax.config import load_config
+from spectral_jax.studies import variance_page
+from spectral_jax.studies.gradient_variance import conduct, gradient_variance
 from spectral_jax.training.diagnostics import diagnostics
+from spectral_jax.training.run import open_run
 
 report_of = jax.jit(functools.partial(diagnostics, temperature=0.2))
 
@@ -58,26 +65,42 @@ def test_collapsed_and_empty_batches_report_finite_numbers():
     assert all(bool(jnp.isfinite(value)) for value in diagnostics(x, x, temperature=0.2).values())
 
 
-def test_gradient_variance_study(tmp_path):
-  from spectral_jax import variance
-  from spectral_jax.config import load_config
-  from spectral_jax.data import open_dataset
-  from spectral_jax.mesh import make_mesh
-  from spectral_jax.studies.gradient_variance import gradient_variance
-  from spectral_jax.training.run import prepare
-
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory):
+  """The study's folder and what it has left there, after a glance."""
   config = load_config("digits")
-  with config.unlocked():
-    config.batch_size, config.model.width, config.model.projector_hidden, config.model.projector_dim = 64, 0.25, 32, 16
-  run = prepare(config, open_dataset(config.data), make_mesh(config.model_parallel))
-  rows = gradient_variance(run, run.init(), batches=3)
-  assert rows["none"]["variance_ratio"] == rows["none"]["predicted_ratio"] == 1
-  assert all(np.isfinite(value) and value > 0 for row in rows.values() for value in row.values())
-  variance.save_picture(tmp_path / "variance.png", {"after 0 steps": rows})
-  assert (tmp_path / "variance.png").stat().st_size > 1000
-  assert "zca" in variance.table({"after 0 steps": rows}, "digits", 3)
-  assert json.loads(json.dumps(rows)) == rows
+  config.update_from_flattened_dict({"batch_size": 64, "model.width": 0.25, "model.projector_hidden": 32,
+                                     "model.projector_dim": 16})
+  folder = tmp_path_factory.mktemp("studied") / "new"
+  return folder, config, conduct(config, "digits", folder, batches=3, train_steps=1)
+
+
+def test_gradient_variance_study(studied):
+  folder, config, content = studied
+  assert list(content["results"]) == ["after 0 steps", "after 1 step"]
+  for rows in content["results"].values():
+    assert rows["none"]["variance_ratio"] == rows["none"]["predicted_ratio"] == 1
+    assert all(np.isfinite(value) and value > 0 for row in rows.values() for value in row.values())
+  assert json.loads((folder / "variance.json").read_text()) == content
+  assert (folder / "variance.png").stat().st_size > 1000
+  assert "zca" in (folder / "variance.txt").read_text()
+  run = open_run(config)
   with pytest.raises(ValueError, match="batches must be at least 2"):
-    gradient_variance(run, run.init(), batches=1)
+    gradient_variance(run, None, batches=1)
   with pytest.raises(ValueError, match="methods must hold ''"):
-    gradient_variance(run, run.init(), methods=("zca",))
+    gradient_variance(run, None, methods=("zca",))
+  config.seed = 1
+  with pytest.raises(ConfigError, match="holds a run with another config"):
+    conduct(config, "digits", folder, batches=3, train_steps=1)
+
+
+def test_its_page_is_made_again_from_its_numbers_byte_for_byte(studied, tmp_path):
+  folder, _, content = studied
+  page = (folder / "report.html").read_text()
+  assert variance_page.write(tmp_path / "again.html", folder).read_text() == page
+  [specification] = re.findall(r'class="chart">(.*?)</script>', page)
+  bars = [row["ratio"] for row in json.loads(specification)["data"]["values"]]
+  zca = [rows["zca"] for rows in content["results"].values()]
+  assert bars == [float(f"{row[key]:.4g}") for row in zca for key, _ in variance_page.RATIOS]
+  assert vl_convert.vegalite_to_vega(json.loads(specification))["marks"]
+  assert "whitening lowers" in page and content["about"]["setting"].rstrip(".") in page

@@ -30,7 +30,8 @@ from spectral_jax.workdir.folder import claim, read_config
 SETTINGS = {
     "batch_size": 64, "steps": 8, "log_every": 4, "diagnostics_every": 0, "eval_every_epochs": 0,
     "checkpoint.every_steps": 4, "optimizer.warmup_epochs": 0, "model.width": 0.125, "model.projector_hidden": 8,
-    "model.projector_dim": 8, "eval.knn_limit": 100, "eval.test_limit": 60}
+    "model.projector_dim": 8, "eval.knn_limit": 100, "eval.test_limit": 60,
+    "augment.affine": {}, "augment.flip": True}
 
 
 def tiny(**changes):
@@ -84,6 +85,7 @@ def test_float_and_integer_images_are_one_and_nan_stays(trained):
   assert np.isnan(apply(variables, bad)[3]).any() and np.isfinite(apply(variables, bad)[:3]).all()
   # One image alone has the features that it has among others: running statistics, not the batch's.
   np.testing.assert_allclose(apply(variables, images[:1]), whole[:1], rtol=1e-5, atol=1e-6)
+  assert apply(variables, images[:0]).shape == (0, whole.shape[1])
 
 
 def test_it_can_be_trained_and_compiled_into_more(trained):

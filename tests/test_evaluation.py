@@ -98,6 +98,13 @@ def test_features_do_not_depend_on_batches_or_devices(devices, batch_size):
   np.testing.assert_array_equal(split_images(split, chosen), images[chosen])
 
 
+def test_no_examples_are_answered():
+  split = Split(np.zeros(3, np.int32), 4, pixels=np.zeros((3, 4, 4, 1), np.uint8))
+  for read in (split_images, split_pixels, lambda *a: split_features(None, None, *a, batch_size=2, mesh=make_mesh())):
+    with pytest.raises(ValueError, match="indices must name at least one example"):
+      read(split, np.arange(0))
+
+
 def test_pixels_of_large_images_are_averaged_down():
   images = np.random.default_rng(0).integers(0, 256, (5, 9, 9, 3), np.uint8)
   split = Split(np.zeros(5, np.int32), 9, pixels=images)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
-from spectral_jax.models import build_model
+from spectral_jax.models import build_model, make_encode
 from spectral_jax.models.resnet import BasicBlock, BottleneckBlock
 
 
@@ -21,8 +21,8 @@ def shapes(settings, image_shape):
   """The variables' shapes and the outputs', without computing anything."""
   model = build_model(settings)
   x = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
-  variables = jax.eval_shape(model.init, jax.random.key(0), x)
-  return variables, jax.eval_shape(model.apply, variables, x)
+  outputs, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), x)
+  return variables, outputs
 
 
 def count(tree):
@@ -108,6 +108,18 @@ def test_evaluation_uses_running_statistics(trained):
   np.testing.assert_allclose(mean, 0.1 * maps.mean((0, 1, 2)), atol=1e-5)
   evaluate = jax.jit(lambda x: model.apply(variables, x, train=False)[0])
   np.testing.assert_allclose(evaluate(x)[:4], evaluate(x[:4]), atol=1e-5)
+
+
+@pytest.mark.parametrize("encoder, width", [
+    ("convnet", 0.25), ("resnet18", 1.0), ("resnet18", 0.125), ("resnet34", 0.125), ("resnet50", 0.125), ("vit_ti", 0.25)])
+def test_no_images_make_no_rows_and_cannot_be_trained_on(encoder, width):
+  model = build_model(config(encoder=encoder, width=width, patch_size=8))
+  variables = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((2, 16, 16, 3), jnp.float32))
+  none = jax.ShapeDtypeStruct((0, 16, 16, 3), jnp.uint8)
+  features, projections = jax.eval_shape(make_encode(model), variables, none)
+  assert features.shape[0] == 0 < features.shape[1] and projections.shape == (0, 16)
+  with pytest.raises(ValueError, match="train=True needs at least one image, got the shape .0, 16, 16, 3."):
+    jax.eval_shape(lambda v, x: model.apply(v, x, train=True, mutable=["batch_stats"]), variables, none)
 
 
 @pytest.mark.parametrize("block", [BasicBlock, BottleneckBlock])

@@ -1,6 +1,7 @@
 """The report: one file, the same bytes twice, complete in what it shows, made from a workdir alone."""
 
 import json
+import pathlib
 import re
 import shutil
 import subprocess
@@ -14,8 +15,8 @@ from spectral_jax import job
 from spectral_jax._errors import ConfigError
 from spectral_jax.config import load_config
 from spectral_jax.defaults import learner, learners
-from spectral_jax.reports import charts, html, recorded, report
-from spectral_jax.studies import study_page
+from spectral_jax.reports import charts, html, pictures, recorded, report, summary
+from spectral_jax.studies import study_page, variance_page
 from spectral_jax.workdir.logs import read_metrics
 
 SETTINGS = {
@@ -77,10 +78,39 @@ def test_every_number_that_was_logged_is_in_some_chart(workdir):
   for one in drawn:
     if isinstance(one["data"]["values"], str):
       values |= {cell for line in one["data"]["values"].splitlines()[1:] for cell in line.split(",")}
+  said = set(re.findall("<(?:b|td)>(.*?)</", page))  # what was measured once
   for record in read_metrics(workdir):
     for key, value in record.items():
       if key not in recorded.COUNTED and key != "knn_accuracy":  # which stands there under the main learner's name
-        assert charts.number(value) in values, key
+        assert charts.number(value) in values or html.said(value) in said, key
+
+
+def test_what_was_measured_once_stands_in_figures_and_steps_are_whole(workdir, tmp_path):
+  shutil.copy(workdir / "config.json", tmp_path)
+  (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.5, "uniformity": -3.55, "alignment": 3.55}\n'
+                                          '{"step": 2, "loss": 2.25, "alignment": 3.55}\n')
+  page = report.write(tmp_path / "report.html", [tmp_path]).read_text()
+  assert "Measured once, at step 1:" in page and "<b>-3.5500</b>" in page
+  loss, alignment = (one["layer"][0]["encoding"] for one in specifications(page))
+  assert loss["x"]["axis"]["values"] == [1, 2] and "datum.label" in loss["y"]["axis"]["labelExpr"]
+  assert "'.4~g'" in alignment["y"]["axis"]["labelExpr"]  # Vega's own label of an axis of one value is "4"
+
+
+def test_the_pictures_of_a_short_run_have_the_steps_of_the_run():
+  figure = pictures.curves([{"step": 1, "loss": 1.0, "alignment": 1.0}, {"step": 3, "loss": 0.5}])
+  ends = [axis.get_xlim() for axis in figure.axes if axis.get_visible()]
+  assert len(ends) == 2 and all(low == 0 and 3 < high < 4 for low, high in ends)
+
+
+def test_long_names_of_learners_stand_apart(capsys):
+  scores = {"knn_accuracy": 0.5, "linear_accuracy": 0.25, "few_shot_accuracy": 0.75}
+  run = {"learners": {"cl": scores, "nscl_with_positive": scores}, "raw_pixels": scores, "random_init": scores,
+         "images_per_second": 1.0, "images_per_second_with_compilation": False, "train_seconds": 1.0,
+         "final_loss": 1.0, "effective_rank": 1.0, "best_step": None}
+  summary.print_table(run, 5, pathlib.Path("none"))
+  said = capsys.readouterr().out.splitlines()
+  assert said[1].split() == ["cl", "nscl_with_positive", "raw", "pixels", "random", "init"]
+  assert {len(line) for line in said[1:5]} == {len(said[1])}
 
 
 @pytest.mark.parametrize("made", ["run", "several", "study"])
@@ -107,13 +137,14 @@ def page_of(made, workdir, tmp_path):
 
 
 def test_scores_pairs_maps_and_neighbors_are_there(workdir):
-  page, summary = (workdir / "report.html").read_text(), json.loads((workdir / "summary.json").read_text())
-  for scores in (*summary["learners"].values(), summary["raw_pixels"], summary["random_init"]):
+  page, found = (workdir / "report.html").read_text(), json.loads((workdir / "summary.json").read_text())
+  for scores in (*found["learners"].values(), found["raw_pixels"], found["random_init"]):
     for key in ("knn_accuracy", "linear_accuracy", "few_shot_accuracy"):
       assert f">{scores[key]:.4f}</td>" in page
   assert page.count('src="data:image/') == 3 * 10 + 8 * 9
   assert "ce ~ cl" in page and "Linear CKA, encoder, test set" in page
-  best = max(scores["linear_accuracy"] for scores in summary["learners"].values())
+  best = max(scores["linear_accuracy"] for scores in (
+      *found["learners"].values(), found["raw_pixels"], found["random_init"]))
   assert f'class="best">{best:.4f}</td>' in page
   maps = [one for one in specifications(page) if str(one["data"]["values"]).startswith("a,b,c")]
   assert [len(one["data"]["values"].splitlines()) for one in maps] == [61, 61]  # one a learner, 60 test images each
@@ -150,9 +181,10 @@ def test_unknown_metrics_go_to_the_others_and_odd_numbers_do_no_harm(workdir, tm
   (tmp_path / "report.npz").write_bytes(b"nothing")
   with pytest.raises(ConfigError, match="report.npz is damaged.*delete it"):
     report.write(tmp_path / "report.html", [tmp_path])
-  (tmp_path / "metrics.jsonl").write_text("{")
-  with pytest.raises(ConfigError, match="metrics.jsonl is damaged in line 1"):
-    report.write(tmp_path / "report.html", [tmp_path])
+  for garbage in ("{", "[1, 2]", '{"loss": 1.0}', '{"step": "x"}'):
+    (tmp_path / "metrics.jsonl").write_text(f"{garbage}\n")
+    with pytest.raises(ConfigError, match="metrics.jsonl is damaged in line 1"):
+      report.write(tmp_path / "report.html", [tmp_path])
   with pytest.raises(ConfigError, match="named twice"):
     report.write(tmp_path / "report.html", [workdir, workdir])
 
@@ -207,3 +239,10 @@ def test_a_study_has_a_page_of_its_means_and_intervals(tmp_path):
   mean, low, high = (float(x) for x in columns[1].split(",")[1:4])
   assert mean == pytest.approx(0.15) and high - mean == pytest.approx(12.706 * 0.0707107 / np.sqrt(2), rel=1e-3)
   assert mean - low == pytest.approx(high - mean)
+
+
+def test_a_damaged_study_is_named(tmp_path):
+  for name, pages in (("results.json", study_page), ("variance.json", variance_page)):
+    (tmp_path / name).write_text('{"about": 1}')
+    with pytest.raises(ConfigError, match=f"{name} is damaged .it lacks about, .*Give the study's command again"):
+      pages.write(tmp_path / "report.html", tmp_path)

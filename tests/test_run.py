@@ -1,6 +1,8 @@
 """The main job as a whole: what it leaves, and that a run killed at any moment ends as if it had not been."""
 
+import collections
 import json
+import logging
 import os
 import pathlib
 import shutil
@@ -62,11 +64,50 @@ def tiny():
   return config
 
 
+class Compiled(logging.Handler):
+  """The programs that JAX compiles while entered, each as its name and its arguments' types, as JAX logs them."""
+
+  def __init__(self):
+    super().__init__()
+    self.programs, self._logger = [], logging.getLogger("jax._src.interpreters.pxla")
+
+  def emit(self, record):
+    if record.msg.startswith("Compiling %s with global shapes and types %s"):
+      self.programs.append(tuple(map(str, record.args[:2])))
+
+  def __enter__(self):
+    self._before = self._logger.level, self._logger.propagate
+    self._logger.addHandler(self)
+    self._logger.setLevel(logging.DEBUG)
+    self._logger.propagate = False
+    return self
+
+  def __exit__(self, *_):
+    self._logger.removeHandler(self)
+    self._logger.level, self._logger.propagate = self._before
+
+
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def compiled():
+  return Compiled()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, compiled):
   """A complete run over eight devices; its summary and folder."""
   folder = tmp_path_factory.mktemp("run")
-  return job.main_job(tiny(), folder), folder
+  with compiled:
+    return job.main_job(tiny(), folder), folder
+
+
+def test_no_program_is_compiled_twice(finished, compiled):
+  names = collections.Counter(name for name, _ in compiled.programs)
+  assert names["jit(step)"] == names["jit(observed_step)"] == names["jit(init)"] == 1  # and they are heard
+  assert names["jit(encode)"] == 1  # all images of a run are encoded in batches of one size
+  # Orbax has every device write its own slice of a copy.
+  ours = [program for program in compiled.programs if program[0] != "jit(slice)"]
+  assert not [program for program, count in collections.Counter(ours).items() if count > 1]
+  assert len(ours) < 30
 
 
 def test_what_a_run_leaves(finished):

@@ -22,7 +22,8 @@ def config_of(**changes):
       "batch_size": 16, "model.encoder": "vit_ti", "model.patch_size": 4, "model.width": 0.0625,
       "model.projector_hidden": 16, "model.projector_dim": 8, "optimizer.warmup_epochs": 0,
       # AdamW would make steps of the rounding in the keys' shifts, whose gradient is zero.
-      "optimizer.name": "sgd", "optimizer.learning_rate": 0.1, **changes})
+      "optimizer.name": "sgd", "optimizer.learning_rate": 0.1,
+      "augment.affine": {}, "augment.flip": True, **changes})
   return config
 
 
@@ -32,10 +33,9 @@ def test_parameter_counts(size, published):
   channels, _ = vit.SIZES[size]
   x = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
   model = vit.ViT(size)
-  variables = jax.eval_shape(functools.partial(model.init, train=True), jax.random.key(0), x)
+  features, variables = jax.eval_shape(functools.partial(model.init_with_output, train=True), jax.random.key(0), x)
   count = sum(leaf.size for leaf in jax.tree.leaves(variables))
   assert count == published - (channels * 1000 + 1000) - channels - 197 * channels
-  features = jax.eval_shape(lambda v, x: model.apply(v, x, True), variables, x)
   assert features.shape == (2, channels) and features.dtype == jnp.float32
 
 

@@ -115,13 +115,14 @@ def same_depth(train: Split, test: Split) -> tuple[Split, Split]:
   return with_channels(train, depth), with_channels(test, depth)
 
 
-def with_channels(split, depth):
+def with_channels(split: Split, depth: int) -> Split:
   """The split with `depth` channels: gray images become three equal ones."""
   if split.channels == depth:
     return split
-  if split.resident:
+  if split.pixels is not None:
     return dataclasses.replace(split, pixels=np.repeat(split.pixels, depth, axis=-1))
-  return dataclasses.replace(split, encoded=dataclasses.replace(split.encoded, channels=depth))
+  encoded = dataclasses.replace(split.encoded, channels=depth)  # pyright: ignore[reportArgumentType]  # it has one
+  return dataclasses.replace(split, encoded=encoded)
 
 
 def check_fraction(fraction: float) -> None:

@@ -52,7 +52,8 @@ def open_folder(data: Config) -> Dataset:
   return Dataset(root.resolve().name, names, train, test)
 
 
-def open_images(folder, *, image_size, channels, on_undecodable="error"):
+def open_images(folder: str, *, image_size: int, channels: int,
+                on_undecodable: str = "error") -> tuple[Split, list[str], tuple[str, ...]]:
   """Every image below a folder, whatever its depth; its class is the name of the folder that it lies in.
 
   Args:

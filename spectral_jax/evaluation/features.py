@@ -5,8 +5,10 @@ The features are the encoder's, before the projector: the projector is made to f
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -42,15 +44,27 @@ def split_features(encode: Callable[..., Any], variables: PyTree, split: Split, 
   of the data axis; the last one repeats an image and the copies are cut off. With several processes each reads the
   images of its own devices, and all get the features.
   """
-  shards, sharding = mesh.shape["data"], over_data(mesh)
+  shards, sharding, indices = mesh.shape["data"], over_data(mesh), _some(indices)
   batch_size = -(-min(batch_size, len(indices)) // shards) * shards
   columns = host_columns(sharding, batch_size)
   outputs = []
   for pixels in read_batches(split, indices, batch_size, what="encoding", columns=columns):
     images = place_columns(pixels, sharding, (batch_size, *pixels.shape[1:]))
     outputs.append([local(part) for part in encode(variables, images)])
-  features, projections = (jnp.concatenate(part)[:len(indices)] for part in zip(*outputs))
-  return features, projections
+  return _joined(outputs, len(indices))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _joined(outputs, count):
+  return tuple(jnp.concatenate(part)[:count] for part in zip(*outputs))
+
+
+def _some(indices):
+  """The indices as an array, if there are any."""
+  indices = np.asarray(indices)
+  if not len(indices):
+    raise ValueError("indices must name at least one example of the split, got none")
+  return indices
 
 
 def split_images(split: Split, indices: np.ndarray) -> np.ndarray:
@@ -79,8 +93,11 @@ def read_batches(split: Split, indices: np.ndarray, batch_size: int, *, what: st
   """Yields uint8 `(batch_size, h, w, c)`, or the part `columns` of each; the last batch is filled with its last image.
 
   Work of many batches shows its progress, and can be interrupted between them.
+
+  Raises:
+    ValueError: no indices.
   """
-  indices = np.asarray(indices)
+  indices = _some(indices)
   steps = -(-len(indices) // batch_size)
   table = indices[np.minimum(np.arange(steps * batch_size), len(indices) - 1)].reshape(steps, batch_size)[:, columns]
   if split.resident:

@@ -29,6 +29,15 @@ SCORES = (
 )
 
 
+def few_labels(shots: int) -> str:
+  """The title of the few-label accuracy with so many labels.
+
+  >>> few_labels(1), few_labels(5)
+  ('1 label a class', '5 labels a class')
+  """
+  return f"{shots} label{'s' * (shots != 1)} a class"
+
+
 def score(train_z: Float[ArrayLike, "n d"], train_y: Int[ArrayLike, " n"], test_z: Float[ArrayLike, "m d"],
           test_y: Int[ArrayLike, " m"], *, num_classes: int, config: Config, seed: int = 0) -> dict[str, float]:
   """Returns kNN, linear and k-shot accuracy of frozen features.

@@ -29,7 +29,7 @@ from jax import lax
 
 from spectral_jax import _arrays
 
-TILE = 2048  # rows that are multiplied at once
+TILE = 1024  # rows that are multiplied at once
 
 
 class Pair(NamedTuple):
@@ -151,6 +151,11 @@ def total(values):
   return values.sum()
 
 
+def trace(a):
+  """The trace of a square matrix; `jnp.trace` makes a second matrix, of its diagonal."""
+  return jnp.sum(a.ravel()[::a.shape[0] + 1])
+
+
 def unit_offsets(x, reference):
   """`x_i/|x_i| - r/|r|` for rows near the reference r, without the cancellation; NaN for a zero row.
 
@@ -260,14 +265,15 @@ def _moves(sums, n, shift, gap):
 def _mean_squares(state, shift):
   """Mean squared length of each side's rows, moved by `shift`."""
   n = jnp.maximum(size(state), 1)
-  traces = tuple(jnp.trace(p.cross) + jnp.trace(r.cross) for p, r in zip(state.sums[:2], state.sums_rest[:2]))
+  traces = tuple(trace(p.cross) + trace(r.cross) for p, r in zip(state.sums[:2], state.sums_rest[:2]))
   return tuple(t / n + jnp.sum(s * s) for t, s in zip(traces, shift))
 
 
 def _add(sums, more, rest):
-  """`sums + more`, and `rest` with what rounding cut off it."""
-  sums, lost = _map(_two_sum, sums, more)
-  return sums, jax.tree.map(jnp.add, rest, lost)
+  """`sums + more`, and `rest` with what rounding cut off it: that first, so that a loop adds in place."""
+  rest = jax.tree.map(lambda a, b, r: r + _two_sum(a, b)[1], sums, more, rest)
+  sums, more, rest = lax.optimization_barrier((sums, more, rest))
+  return jax.tree.map(jnp.add, sums, more), rest
 
 
 def _two_sum(a, b):

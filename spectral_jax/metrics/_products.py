@@ -40,7 +40,7 @@ def of_moments(state):
   """From `Moments`: with `C = X^T Y`, `whole = |C|^2`, `off = |C|^2 - sum a_i sum b_i / (n - 1) - diagonal`."""
   sums = jax.tree.map(jnp.add, state.sums, state.sums_rest)
   n = _moments.size(state)
-  a, b = jnp.trace(sums.xx.cross), jnp.trace(sums.yy.cross)
+  a, b = _moments.trace(sums.xx.cross), _moments.trace(sums.yy.cross)
 
   def of(pair, left, right):
     whole = _moments.total(pair.cross * pair.cross)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
@@ -31,4 +32,4 @@ class ConvNet(nn.Module):
       x = nn.relu(batch_norm(train=train, dtype=self.dtype, name=f"norm{i + 1}")(x))
     window = (max(1, x.shape[1] // 2), max(1, x.shape[2] // 2))
     x = nn.avg_pool(x.astype(jnp.float32), window, window)
-    return x.reshape(x.shape[0], -1)
+    return x.reshape(len(x), math.prod(x.shape[1:]))  # -1 would have no answer for no images

@@ -8,8 +8,11 @@ of stride 1 between many channels is made by Winograd's algorithm, in less than 
 alone: elsewhere XLA's own forms stay. `benchmarks/encoder.py` compares them.
 """
 
+from __future__ import annotations
+
 import functools
 import math
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +20,14 @@ from flax import linen as nn
 from jax import lax
 
 from spectral_jax.models import groups, winograd
+
+if TYPE_CHECKING:
+  from typing import TypeAlias
+
+  from jax.typing import DTypeLike
+  from jaxtyping import Array, Float
+
+  Padding: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
 
 NUMBERS = ("NHWC", "HWIO", "NHWC")
 
@@ -31,7 +42,7 @@ WINOGRAD_SIDE = 8
 _kaiming = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
-def convolution(features, size, stride=1, *, dtype, name=None):
+def convolution(features: int, size: int, stride: int = 1, *, dtype: DTypeLike, name: str | None = None) -> nn.Conv:
   """A `size` x `size` convolution without bias, padded by (size - 1) / 2 on every side at any stride."""
   pad = (size - 1) // 2
   return nn.Conv(features, (size, size), (stride, stride), padding=((pad, pad), (pad, pad)), use_bias=False,
@@ -44,7 +55,8 @@ def _of_flax(x, kernel, strides, padding, **_):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def conv2d(x, w, strides, padding):
+def conv2d(x: Float[Array, "b h w c"], w: Float[Array, "k l c f"], strides: tuple[int, int],
+           padding: Padding) -> Float[Array, "b i j f"]:
   """`y[p] = sum_ij x[s p + (i, j) - pad] w[i, j]`, as `lax.conv_general_dilated`, in the form that is fast.
 
   Args:
@@ -63,7 +75,8 @@ def conv2d(x, w, strides, padding):
   return _on_cpu(forward_on_cpu, _plain, strides, padding)(x, w)
 
 
-def forward_on_cpu(x, w, strides, padding):
+def forward_on_cpu(x: Float[Array, "b h w c"], w: Float[Array, "k l c f"], strides: tuple[int, int],
+                   padding: Padding) -> Float[Array, "b i j f"]:
   """`conv2d` as it is computed on CPU."""
   if _suits_winograd(x, w, strides, padding):
     return winograd.convolve(x, w)
@@ -72,7 +85,8 @@ def forward_on_cpu(x, w, strides, padding):
   return (_product if larger else _plain)(x, w, strides, padding)
 
 
-def input_gradient_on_cpu(dy, x, w, strides, padding):
+def input_gradient_on_cpu(dy: Float[Array, "b i j f"], x: Float[Array, "b h w c"], w: Float[Array, "k l c f"],
+                          strides: tuple[int, int], padding: Padding) -> Float[Array, "b h w c"]:
   """`(b, h, w, c)`: the gradient of `sum(conv2d(x, w) dy)` with respect to `x`, as it is computed on CPU.
 
   Of `x` the shape and dtype are used.
@@ -83,7 +97,8 @@ def input_gradient_on_cpu(dy, x, w, strides, padding):
   return _transpose_of_input(_product if larger else _plain, dy, x, w, strides, padding)
 
 
-def weight_gradient_on_cpu(x, dy, w, strides, padding):
+def weight_gradient_on_cpu(x: Float[Array, "b h w c"], dy: Float[Array, "b i j f"], w: Float[Array, "k l c f"],
+                           strides: tuple[int, int], padding: Padding) -> Float[Array, "k l c f"]:
   """`(k, l, c, f)`: the gradient of `sum(conv2d(x, w) dy)` with respect to `w`, as it is computed on CPU.
 
   Of `w` the shape and dtype are used.
@@ -103,7 +118,8 @@ def weight_gradient_on_cpu(x, dy, w, strides, padding):
   return groups.sum_images(of_group, max(1, PATCH_BYTES // image_bytes), x, dy).reshape(w.shape).astype(w.dtype)
 
 
-def patches(x, window, strides, padding):
+def patches(x: Float[Array, "b h w c"], window: tuple[int, ...], strides: tuple[int, int],
+            padding: Padding) -> Float[Array, "b i j p"]:
   """`(b, h', w', k l c)`: what each output position sees, in the order of the weights' rows.
 
   >>> patches(jnp.arange(4.0).reshape(1, 2, 2, 1), (1, 2), (1, 1), ((0, 0), (0, 0))).tolist()

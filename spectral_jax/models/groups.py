@@ -1,13 +1,21 @@
 """Images a few at a time: what is computed of a group stays in the cores' caches, where a whole batch would not."""
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+if TYPE_CHECKING:
+  from collections.abc import Callable
 
-def map_images(f, size, *arrays):
+  from jaxtyping import Array, PyTree, Shaped
+
+
+def map_images(f: Callable[..., Array], size: int, *arrays: Shaped[Array, "b ..."]) -> Shaped[Array, "b ..."]:
   """`f(*arrays)` for `size` images after the other.
 
   Args:
@@ -31,7 +39,7 @@ def map_images(f, size, *arrays):
   return y.reshape(-1, *y.shape[2:])
 
 
-def sum_images(f, size, *arrays):
+def sum_images(f: Callable[..., PyTree], size: int, *arrays: Shaped[Array, "b ..."]) -> PyTree:
   """The sum of `f(*group)`, a tree of arrays, over groups of `size` images; `f` sums over images and makes 0 of zeros.
 
   >>> sum_images(lambda x: jnp.sum(x, axis=0), 2, jnp.arange(4)).tolist()

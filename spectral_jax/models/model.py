@@ -29,12 +29,18 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 class Model(nn.Module):
-  """`apply(variables, x, train=...)` returns `(features (b, f), projections (b, p))`, both float32."""
+  """`apply(variables, x, train=...)` returns `(features (b, f), projections (b, p))`, both float32.
+
+  No images make no rows; with `train` they are a ValueError, for they have no mean that batch normalization could use.
+  """
   encoder: nn.Module
   projector: nn.Module
 
   def __call__(self, x: Float[Array, "b h w c"],
                train: bool = False) -> tuple[Float[Array, "b f"], Float[Array, "b p"]]:
+    if train and not len(x):
+      raise ValueError(f"train=True needs at least one image, got the shape {x.shape}: no images have no batch "
+                       "statistics; leave the empty batch out, or encode it with train=False")
     features = self.encoder(x, train)
     return features, self.projector(features, train)
 

@@ -5,13 +5,20 @@ patch's row and column, and the mean over patches instead of a class token. Fixe
 nothing to learn from small data and fit any number of patches.
 """
 
+from __future__ import annotations
+
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 
 from spectral_jax._errors import ConfigError
+
+if TYPE_CHECKING:
+  from collections.abc import Sequence
+
+  from jaxtyping import Array, Float
 
 # Channels and heads; all have 12 blocks (Touvron et al. 2021, arXiv 2012.12877, for Ti and S).
 SIZES = {"vit_ti": (192, 3), "vit_s": (384, 6), "vit_b": (768, 12)}
@@ -26,7 +33,7 @@ class TransformerBlock(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
     width = x.shape[-1]
     norm = functools.partial(nn.LayerNorm, epsilon=1e-6, dtype=self.dtype)
     attention = nn.MultiHeadDotProductAttention(
@@ -50,7 +57,7 @@ class ViT(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x, train):
+  def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b f"]:
     del train  # nothing here depends on the batch or on chance
     check_patches(self.patch_size, x.shape[1:3])
     channels, heads = SIZES[self.size]
@@ -66,14 +73,14 @@ class ViT(nn.Module):
     return jnp.mean(x, axis=1)
 
 
-def check_patches(patch_size, image):
+def check_patches(patch_size: int, image: Sequence[int]) -> None:
   """Raises ConfigError unless patches of `patch_size` cover an image of `(height, width)`."""
   if patch_size < 1 or any(side % patch_size for side in image):
     raise ConfigError(f"config.model.patch_size={patch_size} does not divide images of {image[0]}x{image[1]} pixels; "
                       f"use a divisor, or another config.data.image_size")
 
 
-def sincos2d(rows, columns, channels):
+def sincos2d(rows: int, columns: int, channels: int) -> Float[Array, "n d"]:
   """Embeddings `(rows * columns, channels)` of positions (y, x) on a grid.
 
   `[sin(x w), cos(x w), sin(y w), cos(y w)]` with w_k = 10000^(-k / (q - 1)) for k < q = channels / 4.
@@ -92,4 +99,4 @@ def _patches(x, size):
   """`(b, h / size, w / size, size size c)`: what is in each patch, row by row."""
   b, height, width, channels = x.shape
   x = x.reshape(b, height // size, size, width // size, size, channels).swapaxes(2, 3)
-  return x.reshape(b, height // size, width // size, -1)
+  return x.reshape(b, height // size, width // size, size * size * channels)

@@ -15,14 +15,20 @@ where * is, for each of the 16 places, a product over channels: 16 matrix produc
 that their transforms, four numbers for each of the image's, stay in the cores' caches.
 """
 
+from __future__ import annotations
+
 import functools
 import operator
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from spectral_jax.models import groups
+
+if TYPE_CHECKING:
+  from jaxtyping import Array, Float
 
 # Tiles of a group of images, the rows of its matrix products: enough for their rate, few enough for the caches.
 GROUP_TILES = 512
@@ -34,7 +40,7 @@ _A = tuple(zip(*_AT))
 _GT = tuple(zip(*_G))
 
 
-def convolve(x, w):
+def convolve(x: Float[Array, "b h w c"], w: Float[Array, "3 3 c f"]) -> Float[Array, "b h w f"]:
   """`y[p] = sum_ij x[p + (i, j) - 1] w[i, j]`, zeros around the image.
 
   Args:
@@ -59,14 +65,14 @@ def convolve(x, w):
     # Else the compiler may fold the products' sums into the copy below and make each of them anew.
     products = lax.optimization_barrier(products)
     (y00, y01), (y10, y11) = _transform(_AT, lambda i, j: products[i][j])
-    images, height, width = x.shape[:3]
-    rows = [jnp.stack(pair, axis=3).reshape(images, height // 2, width, -1) for pair in ((y00, y01), (y10, y11))]
-    return jnp.stack(rows, axis=2).reshape(images, height, width, -1).astype(x.dtype)
+    images, height, width, features = *x.shape[:3], w.shape[-1]
+    rows = [jnp.stack(pair, axis=3).reshape(images, height // 2, width, features) for pair in ((y00, y01), (y10, y11))]
+    return jnp.stack(rows, axis=2).reshape(images, height, width, features).astype(x.dtype)
 
   return groups.map_images(of_group, _group(x), x)
 
 
-def weight_gradient(x, dy):
+def weight_gradient(x: Float[Array, "b h w c"], dy: Float[Array, "b h w f"]) -> Float[Array, "3 3 c f"]:
   """`(3, 3, c, f)`: the gradient of `sum(convolve(x, w) dy)` with respect to `w`, in at least float32.
 
   >>> x, dy = jnp.ones((2, 4, 4, 1)), jnp.ones((2, 4, 4, 1))

@@ -4,9 +4,21 @@ Data go in as CSV, one column a line, so that a run's curves stay small. Colors 
 those of the page, light or dark.
 """
 
-import math
+from __future__ import annotations
 
-HEIGHT, MOST_POINTS = 210, 500
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+  from collections.abc import Mapping, Sequence
+  from typing import Any, TypeAlias
+
+  import numpy as np
+  from jaxtyping import Float, Int
+
+  Chart: TypeAlias = dict[str, Any]  # a Vega-Lite specification
+
+HEIGHT, MOST_POINTS, FEW_STEPS = 210, 500, 6
 # Points of all lines of a page together: what keeps it below two megabytes.
 PAGE_POINTS = 45_000
 PALETTE = ("#3b82c4", "#e07b28", "#2f9e62", "#d14d4d", "#8e6cc0", "#a5745a", "#d169a8", "#7d8590", "#a8a62f", "#22a7b5",
@@ -22,12 +34,12 @@ CONFIG = {
                "symbolType": "stroke", "symbolStrokeWidth": 3, "labelFontSize": 11, "padding": 0, "offset": 4}}
 
 
-def number(value):
+def number(value: float | None) -> str:
   """A number in as few characters as five digits take; what is no finite number is left empty."""
   return f"{value:.5g}" if value is not None and math.isfinite(value) else ""
 
 
-def thinned(points, most=MOST_POINTS):
+def thinned(points: list[Any], most: int = MOST_POINTS) -> list[Any]:
   """At most about `most` of the points, evenly spread, the last among them."""
   every = max(1, -(-len(points) // most))
   return points[::-1][::every][::-1]
@@ -44,8 +56,9 @@ def _table(series, most):
   return "\n".join(lines)
 
 
-def lines(series, *, x="step", wide=False, logarithmic=False, bands=(), folded=False, baselines=None, dashed=(),
-          most=MOST_POINTS):
+def lines(series: Mapping[str, Mapping[float, float]], *, x: str = "step", wide: bool = False,
+          logarithmic: bool = False, bands: Sequence[tuple[str, str, str]] = (), folded: bool = False,
+          baselines: Mapping[str, float] | None = None, dashed: Sequence[str] = (), most: int = MOST_POINTS) -> Chart:
   """Lines against the step, their values on hover, a box that switches to a logarithmic axis.
 
   Args:
@@ -68,7 +81,10 @@ def lines(series, *, x="step", wide=False, logarithmic=False, bands=(), folded=F
           "format": {"type": "csv", "parse": {"x": "number", **dict.fromkeys(columns.values(), "number")}}}
   scaled = lambda field: f"logarithmic ? ({field} > 0 ? log({field}) / LN10 : null) : {field}"
   colors = _colors(drawn, dashed)
-  y_axis = {"title": None, "labelExpr": "logarithmic ? format(pow(10, datum.value), '.3~g') : datum.label"}
+  # On an axis of one value Vega rounds its label to an integer.
+  plain = "datum.label" if len({y for points in series.values() for y in points.values()}) > 1 else \
+      "format(datum.value, '.4~g')"
+  y_axis = {"title": None, "labelExpr": f"logarithmic ? format(pow(10, datum.value), '.3~g') : {plain}"}
   y = {"field": "y", "type": "quantitative", "scale": {"zero": False}, "axis": y_axis}
   x_field = {"field": "x", "type": "quantitative", "title": x}
   if wide:
@@ -76,7 +92,7 @@ def lines(series, *, x="step", wide=False, logarithmic=False, bands=(), folded=F
                 "axis": {"values": sorted({point for points in series.values() for point in points}), "format": "~g"}}
   else:
     x_field |= {"scale": {"zero": False, "nice": False},
-                "axis": {"tickCount": 5, "format": "~s" if x == "step" else "~g"}}
+                "axis": {"tickCount": 5, **({"format": "~s", **_whole(series)} if x == "step" else {"format": "~g"})}}
   labels = "{" + ",".join(f"'{columns[name]}':{_quoted(name)}" for name in drawn) + "}[datum.value]"
   color = {"field": "s", "type": "nominal", "scale": {"domain": [columns[n] for n in drawn], "range": colors},
            "legend": {"labelExpr": labels, "values": [columns[n] for n in solid], "labelLimit": 300,
@@ -125,7 +141,14 @@ def lines(series, *, x="step", wide=False, logarithmic=False, bands=(), folded=F
           "params": [{"name": "logarithmic", "value": logarithmic, "bind": {"input": "checkbox", "name": "log "}}]}
 
 
-def spectra(values):
+def _whole(series):
+  """The ticks of an axis of few steps, where Vega would mark half ones too."""
+  xs = {point for points in series.values() for point in points}
+  few = max(xs) - min(xs) <= FEW_STEPS
+  return {"values": list(range(int(min(xs)), int(max(xs)) + 1))} if few else {}
+
+
+def spectra(values: Mapping[str, Sequence[float]]) -> Chart:
   """Eigenvalues from the largest, as shares of their sum, on two logarithmic axes; `values` is `{name: shares}`."""
   rows = [{"k": k, "share": float(f"{share:.4g}"), "s": name} for name, shares in values.items()
           for k, share in enumerate(shares, 1) if share > 1e-7]
@@ -143,7 +166,26 @@ def spectra(values):
                           {"field": "share", "format": ".3~g"}]}}
 
 
-def scatter(points, labels, class_names):
+def ratios(bars: Sequence[tuple[str, str, float]]) -> Chart:
+  """Bars from 1 up or down on a logarithmic axis; `bars` are triples of group, name within it, and positive value."""
+  rows = [{"group": group, "name": name, "ratio": float(f"{value:.4g}")} for group, name, value in bars]
+  groups, names = (list(dict.fromkeys(row[key] for row in rows)) for key in ("group", "name"))
+  axis = {"title": None, "labelAngle": 0, "grid": False}
+  y = {"field": "ratio", "type": "quantitative", "title": None, "scale": {"type": "log"}, "axis": {"tickCount": 5}}
+  return {**_chart(), "data": {"values": rows}, "layer": [
+      {"mark": "bar", "encoding": {
+          "x": {"field": "group", "type": "nominal", "sort": groups, "axis": axis},
+          "xOffset": {"field": "name", "sort": names},
+          "y": y, "y2": {"datum": 1},
+          "color": {"field": "name", "type": "nominal",
+                    "scale": {"domain": names, "range": _colors(names, ())},
+                    "legend": {"symbolType": "square", "columns": 1}},
+          "tooltip": [{"field": "group", "title": "when"}, {"field": "name", "title": "variance"},
+                      {"field": "ratio", "format": ".4~g"}]}},
+      {"mark": {"type": "rule", "color": "currentColor"}, "encoding": {"y": {"datum": 1}}}]}
+
+
+def scatter(points: Float[np.ndarray, "n 2"], labels: Int[np.ndarray, " n"], class_names: Sequence[str]) -> Chart:
   """A map of the test set: `(n, 2)` coordinates, colored by class; a click on a class in the legend shows it alone."""
   many = len(class_names) > len(PALETTE)
   rows = [f"{number(a)},{number(b)},{int(c)}" for (a, b), c in zip(points.tolist(), labels.tolist())]

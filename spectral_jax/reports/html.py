@@ -1,15 +1,26 @@
 """Pieces of a page that stands alone: escaped text, tables, images in the page itself, charts, light and dark."""
 
+from __future__ import annotations
+
 import base64
 import html
 import io
 import json
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from spectral_jax.reports import vega
+
+if TYPE_CHECKING:
+  from collections.abc import Collection, Mapping, Sequence
+  from typing import Any, TypeAlias
+
+  from jaxtyping import UInt8
+
+  Cell: TypeAlias = str | float | bool | None
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1d2430; --soft: #5c6675; --line: #dfe3e8; --card: #f7f8fa;
@@ -59,7 +70,7 @@ details { margin: .8rem 0; } summary { cursor: pointer; font-weight: 600; paddin
 """
 
 
-def page(title, body):
+def page(title: str, body: str) -> str:
   """The whole document; it asks the network for nothing."""
   scripts = f"<script>{vega.bundle()}</script>\n<script>{vega.GLUE}</script>\n" if 'class="chart"' in body else ""
   return (f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -67,40 +78,40 @@ def page(title, body):
           f"<style>{STYLE}</style>\n</head>\n<body>\n{body}\n{scripts}</body>\n</html>\n")
 
 
-def text(value):
+def text(value: object) -> str:
   return html.escape(str(value))
 
 
-def section(title, *parts):
+def section(title: str, *parts: str) -> str:
   """A headed part of the page, or nothing where it would be empty."""
   inside = "\n".join(part for part in parts if part)
   return f"<section><h2>{text(title)}</h2>\n{inside}\n</section>" if inside else ""
 
 
-def paragraph(content, kind="soft"):
+def paragraph(content: str, kind: str = "soft") -> str:
   return f'<p class="{kind}">{text(content)}</p>'
 
 
-def grid(cards):
+def grid(cards: Sequence[str]) -> str:
   return f'<div class="grid">{"".join(cards)}</div>' if cards else ""
 
 
-def card(title, content):
+def card(title: str, content: str) -> str:
   return f'<div class="card"><h3>{text(title)}</h3>{content}</div>'
 
 
-def folded(title, content):
+def folded(title: str, content: str) -> str:
   """A part that is closed at first."""
   return f"<details><summary>{text(title)}</summary>{content}</details>" if content else ""
 
 
-def chart(specification):
+def chart(specification: Mapping[str, Any]) -> str:
   """The place of a chart, its specification before it."""
   stored = json.dumps(specification, separators=(",", ":"), ensure_ascii=False).replace("</", "<\\/")
   return f'<script type="application/json" class="chart">{stored}</script><div></div>'
 
 
-def table(head, rows, best=()):
+def table(head: Sequence[str], rows: Sequence[Sequence[Cell]], best: Collection[tuple[int, int]] = ()) -> str:
   """A table; `rows` are lists of cells, numbers or text, `best` the places `(row, column)` that stand out."""
   first = "".join(f"<th>{text(name)}</th>" for name in head)
   lines = []
@@ -115,7 +126,7 @@ def _kind(cell, best, column):
   return f' class="{" ".join(kinds)}"' if kinds else ""
 
 
-def said(cell):
+def said(cell: Cell) -> str:
   """A number in four digits, text as it is, nothing for None."""
   if cell is None:
     return ""
@@ -126,14 +137,14 @@ def said(cell):
   return f"{cell:.4f}" if 1e-3 <= abs(cell) < 10 else f"{cell:.4g}"
 
 
-def facts(named):
+def facts(named: Mapping[str, Cell]) -> str:
   """Short facts in a row: `{what: number or text}`."""
   return '<ul class="facts">' + "".join(
       f'<li><span class="soft">{text(name)}</span> <b>{text(said(value))}</b></li>' for name,
       value in named.items()) + "</ul>"
 
 
-def image(pixels, title=""):
+def image(pixels: UInt8[np.ndarray, "h w c"], title: str = "") -> str:
   """A uint8 image `(h, w, c)` in the page: PNG, or JPEG where PNG would be large."""
   gray = pixels.shape[-1] == 1
   # Strokes on white, as digits are drawn on paper.
@@ -146,7 +157,7 @@ def image(pixels, title=""):
   return f'<img{small} alt="{text(title)}" title="{text(title)}" src="data:image/{kind};base64,{data}">'
 
 
-def tiles(columns, cells):
+def tiles(columns: int, cells: Sequence[str]) -> str:
   """Cells in rows of `columns`; wider than a phone they scroll."""
   return (f'<div class="scroll"><div class="tiles" style="grid-template-columns: repeat({columns}, auto)">'
           f'{"".join(cells)}</div></div>')

@@ -1,15 +1,24 @@
 """What a run of several learners says of them: how alike every two are, what the theorems allow, two pictures."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from spectral_jax.reports import pictures
 from spectral_jax.workdir.logs import read_metrics
 
-COLUMNS = (("test_encoder_cka", "CKA"), ("test_encoder_cka_unbiased", "unbiased"), ("test_encoder_rsa", "RSA"),
+if TYPE_CHECKING:
+  import pathlib
+  from collections.abc import Mapping, Sequence
+  from typing import Any
+
+COLUMNS = (("test_encoder_cka", "CKA"), ("test_encoder_cka_unbiased", "unbiased CKA"), ("test_encoder_rsa", "RSA"),
            ("test_encoder_mutual_knn", "mutual kNN"), ("test_projector_cka", "projector CKA"),
            ("weight_gap", "weight gap"))
 ROUNDING = 1e-4  # float32's, of measures near 1
 
 
-def of_pairs(records):
+def of_pairs(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
   """`{pair: {metric: last value}}` from the records of metrics.jsonl.
 
   >>> of_pairs([{"step": 1, "a~b/weight_gap": 0.1, "a/loss": 1}, {"step": 2, "a~b/weight_gap": 0.2}])
@@ -24,7 +33,8 @@ def of_pairs(records):
   return found
 
 
-def of_bounds(pairs, records):
+def of_bounds(pairs: Mapping[str, Mapping[str, float]],
+              records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
   """Each measured quantity beside its bound: `{what: {"measured", "bound", "vacuous", "exceeded"}}`.
 
   A vacuous bound says nothing: a bound on the drift of similarities from the largest drift that any cosines could have;
@@ -55,14 +65,14 @@ def of_bounds(pairs, records):
   return said
 
 
-def summary(folder):
+def summary(folder: pathlib.Path) -> dict[str, Any]:
   """What summary.json has of the pairs."""
   records = read_metrics(folder)
   pairs = of_pairs(records)
   return {"pairs": pairs, "bounds": of_bounds(pairs, records)}
 
 
-def print_table(found):
+def print_table(found: Mapping[str, Any]) -> None:
   """Prints how alike the pairs are and what the bounds say, from what `summary` returns."""
   width = max(len(pair) for pair in found["pairs"])
   print(f"\nPairs, on the test set {'':{max(0, width - 22)}}" + "".join(f"{title:>15}" for _, title in COLUMNS))
@@ -76,7 +86,7 @@ def print_table(found):
     print(f"  {name}: {row['measured']:.4g}, {side} {row['bound']:.4g}{remark}")
 
 
-def draw(folder, found):
+def draw(folder: pathlib.Path, found: Mapping[str, Any]) -> None:
   """Writes alignment.png and pairs.png."""
   pictures.save_alignment(folder / "alignment.png", read_metrics(folder))
   pictures.save_heatmaps(folder / "pairs.png", {title: {pair: of_pair[key] for pair, of_pair in found["pairs"].items()}

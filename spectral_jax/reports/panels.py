@@ -1,14 +1,23 @@
 """The charts of a report: which metrics belong together, and the cards that runs' series make of them."""
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from spectral_jax.reports import charts, html
 from spectral_jax.training.diagnostics import VANISHED
 
+if TYPE_CHECKING:
+  from collections.abc import Sequence
+
+  from spectral_jax.reports.recorded import Recorded
+
 # Lines that an eye still tells apart.
 MOST_LINES = 20
+# Figures in a row; more stand in a table.
+FEW = 4
 
 
 class Panel(NamedTuple):
@@ -65,7 +74,7 @@ PANELS = {
 }
 
 
-def charts_of(runs):
+def charts_of(runs: Sequence[Recorded]) -> tuple[dict[str, list[str]], list[str]]:
   """`({group: cards}, other cards)`: the panels that have data, and whatever else was measured."""
   total = sum(len(run.series) for run in runs)
   most = max(40, min(charts.MOST_POINTS, charts.PAGE_POINTS // max(total, 1)))
@@ -102,9 +111,9 @@ def _cards(runs, panel, most, used):
   titles = dict(panel.metrics)
   bounds = [metric for metric in titles if metric.endswith("_bound")]
   if panel.band:
-    return [html.card(panel.title + (f": {source}" if source else ""), html.chart(charts.lines(
+    return [html.card(panel.title + (f": {source}" if source else ""), _drawn(
         {titles[metric]: points for metric, points in found.items()}, logarithmic=panel.logarithmic, most=most,
-        bands=[tuple(titles[metric] for metric in panel.band) + ("band",)] if set(panel.band) <= set(found) else [])))
+        bands=[tuple(titles[metric] for metric in panel.band) + ("band",)] if set(panel.band) <= set(found) else []))
         for source, found in list(sources.items())[:MOST_LINES] if set(found) - set(panel.band)]
   if len(sources) == 1:
     [(source, found)] = sources.items()
@@ -127,17 +136,28 @@ def _cards(runs, panel, most, used):
     left = len(lines) - MOST_LINES
     lines = dict(list(lines.items())[:MOST_LINES])
     note = html.paragraph(f"The first {MOST_LINES} lines; {left} more are left out.") if left > 0 else ""
-    cards.append(html.card(head, html.chart(charts.lines(
+    cards.append(html.card(head, _drawn(
         lines, logarithmic=panel.logarithmic and _positive(lines), baselines=baselines, dashed=dashed,
-        most=most)) + note))
+        most=most) + note))
   return cards
+
+
+def _drawn(lines, *, baselines=None, **options):
+  """The chart of `charts.lines`, or in figures what was measured once: a single point says nothing by its place."""
+  steps = {step for points in lines.values() for step in points}
+  if len(steps) > 1:
+    return html.chart(charts.lines(lines, baselines=baselines, **options))
+  [step] = steps
+  figures = {name: points[step] for name, points in lines.items()} | (baselines or {})
+  return html.paragraph(f"Measured once, at step {step:,}:") + (
+      html.facts(figures) if len(figures) <= FEW else html.table(["", "value"], list(map(list, figures.items()))))
 
 
 def _positive(lines):
   return all(value > 0 for points in lines.values() for value in points.values() if np.isfinite(value))
 
 
-def line_name(run, owner, runs):
+def line_name(run: Recorded, owner: str, runs: Sequence[Recorded]) -> str:
   """Whose a line is: a learner's or a pair's, and of several runs which run's."""
   owner = owner.replace("~", " ~ ")
   return owner if len(runs) == 1 else f"{run.name}: {owner}" if owner else run.name

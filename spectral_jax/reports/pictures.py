@@ -1,14 +1,25 @@
 """The pictures that a run leaves: curves, augmented pairs, spectrum, nearest neighbors, pairs of learners."""
 
+from __future__ import annotations
+
 import itertools
+from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure  # not pyplot: it would choose a backend for the whole process
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from spectral_jax.training.diagnostics import VANISHED
 from spectral_jax.workdir.folder import whole
+
+if TYPE_CHECKING:
+  import pathlib
+  from collections.abc import Mapping, Sequence
+  from contextlib import AbstractContextManager
+  from typing import Any
+
+  from jaxtyping import Array, Float, Int
 
 INK, BLUE, ORANGE, GREEN, RED, GRAY = "#222222", "#2b6cb0", "#dd6b20", "#2f855a", "#c53030", "#a0aec0"
 STYLE = {
@@ -29,8 +40,9 @@ PANELS = (
     ("Bounds over the measured norm: how tight", (
         ("band_upper_ratio", "upper bound", ORANGE), ("band_lower_ratio", "lower bound", GREEN))),
     ("Effective negatives of an anchor", (("effective_negatives", "", BLUE),)),
-    ("Shares of one", (
-        ("vanished_share", f"anchors with q < {VANISHED}", RED), ("top_eigenvalue", "top eigenvalue", BLUE))),
+    ("Shares, between 0 and 1", (
+        ("vanished_share", f"of the anchors: those with q < {VANISHED}", RED),
+        ("top_eigenvalue", "of the trace: the largest eigenvalue", BLUE))),
     ("Alignment and uniformity", (("alignment", "alignment", BLUE), ("uniformity", "uniformity", ORANGE))),
     ("Effective rank of batches, in the bank", (
         ("selected_rank", "selected", BLUE), ("random_rank", "random", GRAY))),
@@ -39,13 +51,19 @@ PANELS = (
 LOGARITHMIC = ("Squared gradient norm, mean over anchors",)
 
 
-def save_curves(path, records, baseline=None):
+def save_curves(path: pathlib.Path, records: Sequence[Mapping[str, Any]], baseline: float | None = None) -> None:
   """Draws each metric against the step; `baseline` is the raw pixels' k-NN accuracy, a dotted line."""
+  with style():
+    save(curves(records, baseline), path)
+
+
+def curves(records: Sequence[Mapping[str, Any]], baseline: float | None = None) -> Figure:
+  """The same as a figure."""
   panels = [(title, [(key, name, color) for key, name, color in lines if _series(records, key)[0]])
             for title, lines in PANELS]
   panels = [(title, lines) for title, lines in panels if lines]
   with style():
-    rows = -(-len(panels) // 2)
+    rows, end = -(-len(panels) // 2), _end(records)
     figure = Figure(figsize=(10, 2.7 * rows), layout="constrained")
     axes = figure.subplots(rows, 2, squeeze=False)
     for axis, (title, lines) in zip(axes.flat, panels):
@@ -54,15 +72,22 @@ def save_curves(path, records, baseline=None):
         axis.plot(steps, values, color=color, label=name, marker="." if len(steps) < 30 else None)
       if title in LOGARITHMIC:
         axis.set_yscale("log")
+        for labels in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+          labels(LogFormatter(minor_thresholds=(2, 0.7)))  # 30, and not 3 x 10^1
       if lines[0][0] == "knn_accuracy" and baseline is not None:
         axis.axhline(baseline, color=INK, linestyle=":", linewidth=1, label="raw pixels")
       if any(name for _, name, _ in lines):
         axis.legend(fontsize=8)
-      axis.set(title=title, xlabel="step")
+      axis.set(title=title, xlabel="step", xlim=(0, end))
       axis.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     for axis in axes.flat[len(panels):]:
       axis.set_visible(False)
-    save(figure, path)
+    return figure
+
+
+def _end(records):
+  """Where all axes of steps end, that of a metric measured once too: a little behind the last step."""
+  return 1.03 * max((record["step"] for record in records), default=1)
 
 
 def _series(records, key):
@@ -79,11 +104,11 @@ ALIGNED = (
     ("Weight gap", "weight_gap", False),
     ("CKA of the projections (test set)", "test_projector_cka", False),
     ("CKA of similarities, lower bound dotted", "similarity_cka", True),
-    ("Drift of similarities, theorem dotted", "similarity_drift", True),
-    ("Contrastive loss over label-aware, bound dotted", "loss_gap", True))
+    ("Drift of similarities, bound dotted", "similarity_drift", True),
+    ("Loss gap to label-aware, bound dotted", "loss_gap", True))
 
 
-def save_alignment(path, records):
+def save_alignment(path: pathlib.Path, records: Sequence[Mapping[str, Any]]) -> None:
   """Draws each metric of learners and pairs over the steps, a line for each; bounds are dotted."""
   keys = dict.fromkeys(key for record in records for key in record)
   with style():
@@ -96,10 +121,11 @@ def save_alignment(path, records):
         axis.plot(steps, values, color=colors[owner], label=owner.replace("~", " ~ "),
                   marker="." if len(steps) < 30 else None)
         if bounded:
-          axis.plot(*_series(records, f"{owner}/{metric}_bound"), color=colors[owner], linestyle=":")
+          axis.plot(*_series(records, f"{owner}/{metric}_bound"), color=colors[owner], linestyle=":",
+                    marker="_" if len(steps) < 30 else None)
       if metric == "similarity_drift":
         axis.set_yscale("log")
-      axis.set(title=title, xlabel="step")
+      axis.set(title=title, xlabel="step", xlim=(0, _end(records)))
       axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     for axis, place in ((axes[0, 0], "outside upper center"), (axes[0, 1], "outside lower center")):  # learners; pairs
       handles, names = axis.get_legend_handles_labels()
@@ -114,7 +140,7 @@ def _owner_colors(keys):
   return {owner: next(palettes["~" in owner]) for owner in owners}
 
 
-def save_heatmaps(path, values):
+def save_heatmaps(path: pathlib.Path, values: Mapping[str, Mapping[str, float]]) -> None:
   """Draws a matrix of the learners for each measure; `values` maps a measure to `{"a~b": value}`."""
   names = list(dict.fromkeys(name for pairs in values.values() for pair in pairs for name in pair.split("~")))
   with style():
@@ -138,7 +164,8 @@ def save_heatmaps(path, values):
     save(figure, path)
 
 
-def save_pairs(path, originals, views):
+def save_pairs(path: pathlib.Path, originals: Float[np.ndarray, "n h w c"],
+               views: Float[np.ndarray, "n 2 h w c"]) -> None:
   """Draws images `(n, h, w, c)` in [0, 1] above their two views `(n, 2, h, w, c)`."""
   count = len(originals)
   with style():
@@ -152,13 +179,14 @@ def save_pairs(path, originals, views):
     save(figure, path)
 
 
-def save_spectrum(path, spectra):
+def save_spectrum(path: pathlib.Path, spectra: Mapping[str, tuple[Array, float]]) -> None:
   """Draws normalized eigenvalues on a logarithmic axis; `spectra` maps a name to (eigenvalues, effective rank)."""
   with style():
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     axis = figure.subplots()
     for (name, (values, rank)), color in zip(spectra.items(), (BLUE, GREEN, GRAY, ORANGE)):
-      share = np.maximum(np.asarray(values) / np.sum(values), 1e-12)
+      values = np.asarray(values)
+      share = np.maximum(values / values.sum(), 1e-12)
       axis.plot(np.arange(1, len(share) + 1), share, color=color, label=f"{name}: effective rank {rank:.1f}")
     axis.set(title="Spectrum on the test set", xlabel="eigenvalue, from the largest", ylabel="share of the trace",
              xscale="log", yscale="log", ylim=(1e-6, 1.3))
@@ -166,7 +194,9 @@ def save_spectrum(path, spectra):
     save(figure, path)
 
 
-def save_neighbors(path, queries, query_labels, neighbors, neighbor_labels, class_names):
+def save_neighbors(path: pathlib.Path, queries: Float[np.ndarray, "n h w c"], query_labels: Int[np.ndarray, " n"],
+                   neighbors: Float[np.ndarray, "n k h w c"], neighbor_labels: Int[np.ndarray, "n k"],
+                   class_names: Sequence[str]) -> None:
   """Draws test images `(n, h, w, c)` and the training images nearest to each, `(n, k, h, w, c)`.
 
   A green frame is of the same class, a red one of another, which is named.
@@ -202,12 +232,12 @@ def _image(axis, image, frame=None):
       spine.set(color=frame, linewidth=2)
 
 
-def save(figure, path):
+def save(figure: Figure, path: pathlib.Path) -> None:
   """The picture appears whole or not at all, the same bytes from the same numbers."""
   with whole(path) as part:
     figure.savefig(part, format="png", metadata={"Software": None})
 
 
-def style():
+def style() -> AbstractContextManager[None]:
   """The house's look, for the pictures drawn within it."""
   return matplotlib.rc_context(STYLE)  # pyright: ignore[reportArgumentType]

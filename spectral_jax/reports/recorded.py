@@ -1,8 +1,10 @@
 """What workdirs hold, read for a report."""
 
+from __future__ import annotations
+
 import pathlib
 import zipfile
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -10,6 +12,11 @@ from spectral_jax._errors import ConfigError
 from spectral_jax.reports.gallery import ARRAYS
 from spectral_jax.workdir.folder import SUMMARY, config_dict, flat, read_config, read_json
 from spectral_jax.workdir.logs import METRICS, read_metrics
+
+if TYPE_CHECKING:
+  from collections.abc import Sequence
+
+  from spectral_jax._types import Config
 
 COUNTED = ("step", "seconds", "trained_seconds", "evaluation_seconds")
 
@@ -24,7 +31,7 @@ class Recorded(NamedTuple):
   arrays: dict[str, np.ndarray]
 
 
-def recorded(folders):
+def recorded(folders: Sequence[str | pathlib.Path]) -> list[Recorded]:
   """Reads workdirs; their names are as short as tells them apart.
 
   Raises:
@@ -37,7 +44,7 @@ def recorded(folders):
   return [read(folder, name, config) for folder, name, config in zip(folders, _names(folders), configs)]
 
 
-def read(folder, name, config):
+def read(folder: pathlib.Path, name: str, config: Config) -> Recorded:
   """One workdir, in words and numbers."""
   summary = read_json(folder / SUMMARY) if (folder / SUMMARY).exists() else {}
   series = {}

@@ -4,17 +4,25 @@ Made from config.json, summary.json, metrics.jsonl and report.npz alone, and the
 same files.
 """
 
+from __future__ import annotations
+
 import pathlib
+from typing import TYPE_CHECKING
 
 from spectral_jax.defaults import get_defaults
-from spectral_jax.evaluation import SCORES
+from spectral_jax.evaluation import SCORES, few_labels
 from spectral_jax.reports import charts, html
 from spectral_jax.reports.panels import charts_of, line_name
 from spectral_jax.reports.recorded import recorded
 from spectral_jax.workdir.folder import config_dict, flat, whole
 
+if TYPE_CHECKING:
+  from collections.abc import Sequence
 
-def write(path, folders):
+  from spectral_jax.reports.recorded import Recorded
+
+
+def write(path: str | pathlib.Path, folders: Sequence[str | pathlib.Path]) -> pathlib.Path:
   """Writes the page of some workdirs whole or not at all; returns its path."""
   path = pathlib.Path(path)
   content = page(recorded(folders))
@@ -23,7 +31,7 @@ def write(path, folders):
   return path
 
 
-def page(runs):
+def page(runs: Sequence[Recorded]) -> str:
   """The whole page of `Recorded` runs."""
   one = runs[0] if len(runs) == 1 else None
   title = _title(one) if one else f"{len(runs)} runs: " + ", ".join(run.name for run in runs)
@@ -49,7 +57,10 @@ def page(runs):
 
 
 def _title(run):
-  return f"{run.name}: {_losses(run)} on {run.config['data.name']}"
+  data = run.config["data.name"]
+  if data == "folder":  # as the run itself calls it
+    data = pathlib.Path(run.config["data.data_dir"]).name or data
+  return f"{run.name}: {_losses(run)} on {data}"
 
 
 def _losses(run):
@@ -71,8 +82,8 @@ def _learners(run):
 
 
 def _scores(runs):
-  """Every learner's scores, beside the run's baselines; the best of the trained stand out."""
-  columns, trained = {}, []
+  """Every learner's scores, beside the run's baselines; the best stand out, be it a baseline's."""
+  columns = {}
   for run in runs:
     of_run = {**_learners(run), "raw pixels": run.summary.get("raw_pixels"),
               "random init": run.summary.get("random_init")}
@@ -80,12 +91,10 @@ def _scores(runs):
       if scores:
         label = name if len(runs) == 1 else f"{run.name}" if name == "trained" else f"{run.name}: {name}"
         columns[label] = scores
-        if name in _learners(run):
-          trained.append(label)
   if not columns:
     return ""
   shots = {run.config["eval.shots"] for run in runs}
-  few = f"{shots.pop()} labels a class" if len(shots) == 1 else "few labels a class"
+  few = few_labels(shots.pop()) if len(shots) == 1 else "few labels a class"
   rows = [("effective_rank", "effective rank, test embedding")]
   rows = [(one.key, few if one.key == "few_shot_accuracy" else one.title) for one in SCORES] + rows
   rows += [(key, key.replace("_", " ")) for key in dict.fromkeys(k for scores in columns.values() for k in scores)
@@ -93,7 +102,7 @@ def _scores(runs):
   lines = [[title, *(scores.get(key) for scores in columns.values())] for key, title in rows]
   names, best = list(columns), set()
   for i, (key, _) in enumerate(rows):
-    values = {j: columns[name][key] for j, name in enumerate(names, 1) if name in trained and key in columns[name]}
+    values = {j: columns[name][key] for j, name in enumerate(names, 1) if key in columns[name]}
     if key.endswith("_accuracy") and values:
       best |= {(i, j) for j, value in values.items() if value == max(values.values())}
   if len(runs) > 1 or len(names) > 6:  # a column for each score, a line for each representation

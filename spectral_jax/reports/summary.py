@@ -1,19 +1,29 @@
 """What a run says first and last, and the summary that it leaves."""
 
+from __future__ import annotations
+
 import functools
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
 
 from spectral_jax import spectrum
 from spectral_jax._arrays import unit_rows
-from spectral_jax.evaluation import SCORES, score, split_pixels, spread
+from spectral_jax.evaluation import SCORES, few_labels, score, split_pixels, spread
 from spectral_jax.reports import gallery, pairs, report
 from spectral_jax.training.state import variables
 from spectral_jax.workdir import checkpoints
 from spectral_jax.workdir.folder import SUMMARY, is_lead, read_json, worst, write_json
 from spectral_jax.workdir.logs import images_per_second
+
+if TYPE_CHECKING:
+  import pathlib
+  from collections.abc import Mapping
+  from typing import Any
+
+  from spectral_jax.training.run import Run
+  from spectral_jax.training.state import Learner, State
 
 SCORED = "scores.json"  # what has been scored so far, should the run be stopped meanwhile
 REPORT = "report.html"
@@ -30,7 +40,7 @@ FILES = ((REPORT, "all of it on one page"),
          ("checkpoints", "the last few and the best"))
 
 
-def opening(run, folder):
+def opening(run: Run, folder: pathlib.Path) -> None:
   """Prints what will be trained, on which data and devices, and where the results go."""
   if not is_lead():
     return
@@ -56,7 +66,7 @@ def _processes():
   return f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
 
 
-def finished_before(run, folder):
+def finished_before(run: Run, folder: pathlib.Path) -> dict[str, Any]:
   """Repeats the closing table of a run that needs nothing more."""
   summary = read_json(folder / SUMMARY)
   print_table(summary, run.config.eval.shots, folder)
@@ -65,7 +75,7 @@ def finished_before(run, folder):
   return summary
 
 
-def closing(run, state, host, folder):
+def closing(run: Run, state: State, host: Mapping[str, Any], folder: pathlib.Path) -> dict[str, Any]:
   """Scores the representations and their baselines, writes summary.json and the pictures. Returns the summary."""
   if is_lead():
     print("Scoring the representation ...")
@@ -80,7 +90,9 @@ def closing(run, state, host, folder):
     return describe(run, learner, some if name == "random_init" else every, test)
 
   def of_pixels():
-    train, tested = (split_pixels(split, chosen) for split, chosen in ((data.train, some), (data.test, test)))
+    device = jax.local_devices()[0]  # where features lie, lest probes of as wide ones be compiled again
+    train, tested = (jax.device_put(split_pixels(split, chosen), device)
+                     for split, chosen in ((data.train, some), (data.test, test)))
     return _score(run, some, train, test, tested)
 
   def of_network(name):
@@ -142,7 +154,7 @@ class Described(NamedTuple):
   embedding: jax.Array     # (n, p) unit rows after the projector, of the test set
 
 
-def describe(run, learner, train_indices, test_indices):
+def describe(run: Run, learner: Learner, train_indices: np.ndarray, test_indices: np.ndarray) -> Described:
   """Frozen features by a learner's encoder."""
   train, _ = run.features(variables(learner), run.dataset.train, train_indices)
   test, projected = run.features(variables(learner), run.dataset.test, test_indices)
@@ -155,16 +167,17 @@ def _score(run, train_indices, train, test_indices, test):
                num_classes=len(data.class_names), config=run.config.eval)
 
 
-def print_table(summary, shots, folder):
+def print_table(summary: Mapping[str, Any], shots: int, folder: pathlib.Path) -> None:
   """Prints the scores beside their baselines, and what lies where."""
   if not is_lead():
     return
   trained = summary.get("learners", {"trained": summary})
   columns = {**trained, "raw pixels": summary["raw_pixels"], "random init": summary["random_init"]}
-  print("\n" + " " * 24 + "".join(f"{name:>13}" for name in columns))
+  widths = {name: max(13, len(name) + 2) for name in columns}
+  print("\n" + " " * 24 + "".join(f"{name:>{width}}" for name, width in widths.items()))
   for one in SCORES:
-    title = f"{shots} labels a class" if one.key == "few_shot_accuracy" else one.title
-    print(f"{title:24}" + "".join(f"{scores[one.key]:13.4f}" for scores in columns.values()))
+    title = few_labels(shots) if one.key == "few_shot_accuracy" else one.title
+    print(f"{title:24}" + "".join(f"{columns[name][one.key]:{width}.4f}" for name, width in widths.items()))
   if "pairs" in summary:
     pairs.print_table(summary)
   compiling = ", compilation included" if summary["images_per_second_with_compilation"] else ""

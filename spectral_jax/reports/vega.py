@@ -1,5 +1,7 @@
 """The JavaScript that draws the charts: Vega, Vega-Lite and Vega-Embed as vl-convert ships them, without a network."""
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import os
@@ -20,7 +22,7 @@ addEventListener("toggle", () => dispatchEvent(new Event("resize")), true);
 
 
 @functools.cache
-def bundle():
+def bundle() -> str:
   """The libraries as one script, the same bytes for one version of vl-convert. It takes seconds, so it is kept."""
   path = cache_dir() / f"vega-{vl_convert.__version__}.js"  # pyright: ignore[reportAttributeAccessIssue]
   if path.is_file():

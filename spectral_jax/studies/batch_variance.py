@@ -9,7 +9,10 @@ Batch normalization, with the statistics of a batch, would change the expectatio
 evaluated with its running statistics.
 """
 
+from __future__ import annotations
+
 import functools
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +25,17 @@ from spectral_jax.studies.moments import Moments
 from spectral_jax.training.objective import make_objective, temperature_of
 from spectral_jax.training.state import variables
 
+if TYPE_CHECKING:
+  from collections.abc import Mapping, Sequence
+  from typing import Any
 
-def batch_variance(run, state, sections, sizes, *, batches=50, seed=0):
+  from spectral_jax._types import Config
+  from spectral_jax.training.run import Run
+  from spectral_jax.training.state import State
+
+
+def batch_variance(run: Run, state: State, sections: Mapping[str, Config], sizes: Sequence[int], *, batches: int = 50,
+                   seed: int = 0) -> dict[str, dict[int, dict[str, Any]]]:
   """The study at the parameters of the main learner of `state`: the same batches and views for every loss.
 
   Args:

@@ -6,8 +6,11 @@ left out. A case that is there already is not run again, one that was stopped go
 and costs the others nothing.
 """
 
+from __future__ import annotations
+
 import shutil
 import time
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -26,10 +29,23 @@ from spectral_jax.workdir import checkpoints
 from spectral_jax.workdir.folder import claim, read_json, write_json
 from spectral_jax.workdir.logs import read_metrics
 
+if TYPE_CHECKING:
+  import pathlib
+  from collections.abc import Mapping
+  from typing import Any
+
+  from jax.sharding import Mesh
+
+  from spectral_jax._types import Config
+  from spectral_jax.training.loop import Evaluate
+  from spectral_jax.training.run import Run
+  from spectral_jax.training.state import State
+
 RESULT = "result.json"
 
 
-def run_cases(cases, folder, *, evaluate=None, mesh=None):
+def run_cases(cases: Mapping[str, Config], folder: pathlib.Path, *, evaluate: Evaluate | None = None,
+              mesh: Mesh | None = None) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
   """Makes the runs that are not in `folder` yet and returns the results of all.
 
   Args:
@@ -97,12 +113,12 @@ def _open(config, opened, mesh):
   return prepare(config, *opened[key])
 
 
-def scores_of(run, state):
+def scores_of(run: Run, state: State) -> dict[str, float]:
   """Scores the frozen features of the whole test set, of every learner."""
   return scores_of_frozen(run, *frozen(run, state, run.config.eval.train_limit))
 
 
-def scores_of_frozen(run, found, labels):
+def scores_of_frozen(run: Run, found: Mapping[str, Any], labels: Mapping[str, np.ndarray]) -> dict[str, float]:
   """The scores of every learner; those of the main one stand for the run as well."""
   scores = {name: score(parts["train"][0], labels["train"], parts["test"][0], labels["test"],
                         num_classes=len(run.dataset.class_names), config=run.config.eval)

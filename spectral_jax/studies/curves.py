@@ -1,6 +1,9 @@
 """The pictures of studies: means over seeds as lines, their confidence intervals as bands."""
 
+from __future__ import annotations
+
 import itertools
+from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
@@ -10,10 +13,18 @@ from spectral_jax.evaluation import SCORES
 from spectral_jax.reports.pictures import INK, save, style
 from spectral_jax.studies.intervals import interval
 
+if TYPE_CHECKING:
+  import pathlib
+  from collections.abc import Mapping, Sequence
+  from typing import Any, TypeAlias
+
+  Curve: TypeAlias = Sequence[Mapping[str, float]]  # a run's points
+
 TITLES = {one.key: one.title.capitalize() for one in SCORES}
 
 
-def save_comparison(path, results, targets):
+def save_comparison(path: pathlib.Path, results: Sequence[Mapping[str, Any]],
+                    targets: Mapping[str, float]) -> list[str]:
   """Draws the mean curve of each rule against its mean training time; the targets are dotted; returns `[name]`."""
   rules = list(dict.fromkeys(result["rule"] for result in results))
   curves = {rule: [result["curve"] for result in results if result["rule"] == rule] for rule in rules}
@@ -25,12 +36,13 @@ def save_comparison(path, results, targets):
       if name in targets:
         axis.axhline(targets[name], color=INK, linestyle=":", linewidth=1)
       axis.set(title=TITLES[name], xlabel="seconds of training, selection included")
-    axes[0].legend(fontsize=8)
+    _legend(figure, axes[0])
     save(figure, path)
   return [path.name]
 
 
-def save_training(path, curves, metrics, columns=4):
+def save_training(path: pathlib.Path, curves: Mapping[str, Sequence[Curve]], metrics: Sequence[str],
+                  columns: int = 4) -> str:
   """Draws each metric over the steps, a line a setting; `curves` maps a setting to its seeds' curves."""
   metrics = [metric for metric in metrics if all(metric in p for of_seeds in curves.values() for p in of_seeds[0])]
   columns = min(columns, max(len(metrics), 1))
@@ -47,7 +59,8 @@ def save_training(path, curves, metrics, columns=4):
   return path.name
 
 
-def save_against(path, key, lines, columns=3):
+def save_against(path: pathlib.Path, key: str, lines: Mapping[str, Mapping[str, Sequence[tuple[Any, Sequence[float]]]]],
+                 columns: int = 3) -> str:
   """Draws final values against the values of one key.
 
   Args:
@@ -106,7 +119,7 @@ def _colors(names):
 def _legend(figure, axis):
   handles, names = axis.get_legend_handles_labels()
   if names:
-    figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)), fontsize=8)
+    figure.legend(handles, names, loc="outside lower center", ncols=min(6, len(names)), fontsize=8)
 
 
 def _hide(axes):

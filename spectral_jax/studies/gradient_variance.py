@@ -5,20 +5,62 @@ covariance; `normalized = variance / ||m||^2`, which a change of the gradient's 
 band predicts: the ratio of the mean `repulsion^2 lambda chi2` without and with whitening (docs/theory.md, section 5).
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from spectral_jax import bounds
+from spectral_jax import bounds, preemption, progress
 from spectral_jax._errors import ConfigError
-from spectral_jax.studies.moments import Moments
+from spectral_jax.studies import variance_page
+from spectral_jax.studies.moments import Moments, trained
+from spectral_jax.studies.study import provenance
+from spectral_jax.training.run import open_run
+from spectral_jax.workdir.folder import claim, disk_errors
+
+if TYPE_CHECKING:
+  import pathlib
+  from collections.abc import Sequence
+  from typing import Any
+
+  from spectral_jax._types import Config
+  from spectral_jax.training.run import Run
+  from spectral_jax.training.state import State
 
 # The three methods' embeddings differ by a rotation, which no loss of inner products sees: one stands for all.
 METHODS = ("", "zca")
 
 
-def gradient_variance(run, state, *, batches=50, methods=METHODS):
+def conduct(config: Config, name: str, workdir: str | pathlib.Path, *, batches: int,
+            train_steps: int) -> dict[str, Any]:
+  """The study at the initial parameters and after `train_steps` steps; returns what variance.json holds.
+
+  Raises:
+    ConfigError: a config that no run could use, or a folder that holds another run or cannot be written.
+    RunError: another process works in the folder, the disk is full, or training diverged.
+    preemption.Preempted: asked to stop; nothing was kept.
+  """
+  run = open_run(config)
+  with claim(workdir, config) as folder, disk_errors(folder), preemption.watched():
+    results = {}
+    for steps in sorted({0, train_steps}):
+      when = f"after {steps:,} step{'s' * (steps != 1)}"
+      results[when] = gradient_variance(run, trained(run, steps), batches=batches)
+    setting = (f"{run.dataset.name}, {run.dataset.train.size:,} training images, {config.model.encoder}, "
+               f"{config.loss.name}, batches of {config.batch_size}, seed {config.seed}")
+    content = {"about": {**provenance("spectral_jax.variance"), "config": name, "setting": setting},
+               "batches": batches, "results": results}
+    variance_page.leave(folder, content)
+  print(f"{variance_page.table(content)}\n\nEverything is in {folder}")
+  return content
+
+
+def gradient_variance(run: Run, state: State, *, batches: int = 50,
+                      methods: Sequence[str] = METHODS) -> dict[str, dict[str, float]]:
   """The study at the parameters of `state`: the same batches and views for every method.
 
   Args:
@@ -53,7 +95,9 @@ def gradient_variance(run, state, *, batches=50, methods=METHODS):
 def _measure(run, state, batches, method):
   gradient = _jitted(run, method)
   moments, losses, rho = Moments(), [], []
+  steps = progress.bar(f"gradients, {f'whitening {method}' if method else 'no whitening'}", batches, unit="batches")
   for k, index in enumerate(_batches(run.plan, batches)):
+    preemption.check()
     # The step fixes the augmentation's randomness: other views for every batch, the same for every method.
     batch = {"index": jnp.asarray(index), "labels": run.labels[index]}
     views = run.views(state._replace(step=jnp.asarray(k, jnp.int32)), batch)
@@ -61,6 +105,8 @@ def _measure(run, state, batches, method):
     moments.add(g)
     losses.append(float(loss))
     rho.append(float(rho_squared))
+    steps.update()
+  steps.close()
   return {**moments.row(), "loss": float(np.mean(losses)), "rho_squared": float(np.mean(rho))}
 
 

@@ -4,10 +4,13 @@
 values of each; the cells are the product.
 """
 
+from __future__ import annotations
+
 import ast
 import hashlib
 import itertools
 import urllib.parse
+from typing import TYPE_CHECKING
 
 from spectral_jax._errors import ConfigError
 from spectral_jax._names import nearest
@@ -15,11 +18,17 @@ from spectral_jax.config import keys
 from spectral_jax.defaults import get_defaults
 from spectral_jax.training.checks import check_config
 
+if TYPE_CHECKING:
+  from collections.abc import Mapping, Sequence
+  from typing import Any
+
+  from spectral_jax._types import Config
+
 LONGEST = 200  # characters of a folder's name; most file systems take 255 bytes
 SEED = "seed"  # of the config; cells that differ in nothing else are one setting
 
 
-def parse(over, config):
+def parse(over: str, config: Config) -> dict[str, list[Any]]:
   """Returns `{key: [values]}` of the words in `over`, each value of the type that the config's key has.
 
   Raises:
@@ -47,7 +56,7 @@ def parse(over, config):
   return axes
 
 
-def cells(config, axes):
+def cells(config: Config, axes: Mapping[str, Sequence[Any]]) -> dict[str, tuple[dict[str, Any], Config]]:
   """Returns `{name: (values, config)}`, an entry for each combination, in the order of nested loops.
 
   Raises:
@@ -69,7 +78,7 @@ def cells(config, axes):
   return made
 
 
-def cell_name(values):
+def cell_name(values: Mapping[str, Any]) -> str:
   """The name of a cell, and of its folder.
 
   >>> cell_name({"data.classes": "2", "seed": 0})
@@ -81,7 +90,7 @@ def cell_name(values):
   return f"{name[:LONGEST - 17]},{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
-def setting(values):
+def setting(values: Mapping[str, Any]) -> str:
   """What a cell has in common with those of other seeds: its values without the seed.
 
   >>> setting({"data.classes": "2", "seed": 0})
@@ -90,7 +99,7 @@ def setting(values):
   return ", ".join(f"{key}={value}" for key, value in values.items() if key != SEED) or "as configured"
 
 
-def split(text, separator):
+def split(text: str, separator: str) -> list[str]:
   """Splits where the separator stands outside brackets and quotes.
 
   >>> split("gaussian(2.0),(1, 2),'a,b'", ",")

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
   from collections.abc import Mapping, Sequence
   from typing import Any
 
+  from jaxtyping import ArrayLike, Float
+
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
   """Returns `(mean, half)`: the mean and half the width of its 95% confidence interval; NaN for one value.
@@ -30,7 +32,8 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
   return float(x.mean()), float(stdtrit(n - 1, 0.975) * x.std(ddof=1) / math.sqrt(n))
 
 
-def spearman(x, y, *, draws=2000, seed=0):
+def spearman(x: Float[ArrayLike, " n"], y: Float[ArrayLike, " n"], *, draws: int = 2000,
+             seed: int = 0) -> tuple[float, float, float]:
   """Returns `(rank correlation, low, high)` with a 95% percentile interval from `draws` resamplings of the pairs.
 
   NaN where one of the two is constant; resamplings in which it is do not count.

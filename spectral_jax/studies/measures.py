@@ -4,6 +4,9 @@ Of every learner, on the test set and on both layers: alignment of two augmented
 uniformity and effective rank (entropy, not centered), named "test_projector_uniformity" and so on.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 
@@ -16,11 +19,15 @@ from spectral_jax.training.loop import alike, frozen
 from spectral_jax.training.state import variables
 from spectral_jax.training.step import named
 
+if TYPE_CHECKING:
+  from spectral_jax.training.run import Run
+  from spectral_jax.training.state import State
+
 MEASURES = ("alignment", "uniformity", "wasserstein_uniformity", "effective_rank")
 VIEWED = 512  # test images whose two views are compared
 
 
-def measures_of(run, state):
+def measures_of(run: Run, state: State) -> dict[str, float]:
   """The scores of `cases.scores_of`, these measures, and for several learners what the loop says of their alignment."""
   found, labels = frozen(run, state, run.config.eval.train_limit)
   views = _views(run, state)

@@ -1,8 +1,18 @@
 """The variance of gradients that come one by one, and the state that such studies are made at."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from spectral_jax._errors import RunError
+
+if TYPE_CHECKING:
+  from jaxtyping import ArrayLike, Float
+
+  from spectral_jax.training.run import Run
+  from spectral_jax.training.state import State
 
 
 class Moments:
@@ -11,21 +21,21 @@ class Moments:
   def __init__(self):
     self.count, self.mean, self.squares = 0, 0.0, 0.0
 
-  def add(self, vector):
+  def add(self, vector: Float[ArrayLike, " d"]) -> None:
     vector = np.asarray(vector, np.float64)
     self.count += 1
     delta = vector - self.mean
     self.mean = self.mean + delta / self.count
     self.squares += delta @ (vector - self.mean)
 
-  def row(self):
+  def row(self) -> dict[str, float]:
     """`variance`, the trace of the covariance; `squared_mean`, `||m||^2`; `normalized`, the one over the other."""
     variance, squared_mean = self.squares / (self.count - 1), self.mean @ self.mean  # pyright: ignore[reportOperatorIssue]
     return {"variance": float(variance), "normalized": float(variance / squared_mean),
             "squared_mean": float(squared_mean)}
 
 
-def trained(run, steps):
+def trained(run: Run, steps: int) -> State:
   """The state after that many steps of the run's config on random batches."""
   state, step = run.start(), 0
   while step < steps:

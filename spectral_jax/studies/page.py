@@ -1,9 +1,17 @@
 """The tables of a study and the page they go to, made from its stored JSON."""
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 from spectral_jax.evaluation import SCORES
 from spectral_jax.workdir.folder import whole
+
+if TYPE_CHECKING:
+  import pathlib
+  from collections.abc import Mapping, Sequence
+  from typing import Any
 
 TITLES = {one.key: one.short for one in SCORES}
 BEGIN, END = "<!-- {}:begin -->", "<!-- {}:end -->"
@@ -17,7 +25,7 @@ top-1 in 15% less time than random batches and in 24% less than Pool-P3.
 """
 
 
-def section(results):
+def section(results: Mapping[str, Any]) -> str:
   """Markdown of one comparison, from the content of its `results.json`."""
   about, rows, targets = results["about"], results["summary"], results["targets"]
   return "\n".join([
@@ -33,7 +41,7 @@ def _origin(about, note):
           f"intervals over seeds (Student's t). {note}", ""]
 
 
-def sweep_section(results):
+def sweep_section(results: Mapping[str, Any]) -> str:
   """Markdown of one sweep, from the content of its `results.json`: tables of what is to be shown, and the pictures."""
   about, rows = results["about"], results["summary"]
   lines = _origin(about, "Values at the last evaluation.")
@@ -50,7 +58,7 @@ def sweep_section(results):
   return "\n".join([*lines, *(f"![{picture}]({picture})" for picture in about["pictures"])]).rstrip()
 
 
-def shown(metrics, names):
+def shown(metrics: Sequence[str], names: Sequence[str]) -> list[str]:
   """Those of `metrics` that are called as in `names`, with or without a learner or a pair before it.
 
   Of a run of several learners the main one's, which stand without its name for the run, are left out.
@@ -149,7 +157,7 @@ def _plain(interval, digits):
   return f"{mean:,.{digits}f}" + ("" if math.isnan(half) else f" ± {half:,.{digits}f}")
 
 
-def write_section(path, name, title, text):
+def write_section(path: pathlib.Path, name: str, title: str, text: str) -> None:
   """Replaces the section `name` of a page, or adds it at the end under `title`."""
   begin, end = BEGIN.format(name), END.format(name)
   page = path.read_text() if path.exists() else HEADER

@@ -1,11 +1,17 @@
 """From the name of a rule in a comparison to the `selection` section of a run's config."""
 
+from __future__ import annotations
+
 import ast
+from typing import TYPE_CHECKING
 
 from spectral_jax._errors import ConfigError
 from spectral_jax._names import nearest
 from spectral_jax.config import keys
 from spectral_jax.selection.epoch import COVERAGES, SPLITS
+
+if TYPE_CHECKING:
+  from spectral_jax._types import Config
 
 # A rule that does not name its coverage chooses every batch from all examples, as published rules do.
 RULES = {
@@ -24,13 +30,13 @@ RULES = {
 }
 
 
-def rule_names():
+def rule_names() -> list[str]:
   """Every name that `--rules` takes."""
   return [*RULES, *(f"{rule}_{coverage}" for rule in RULES if rule not in ("random", *SPLITS)
             for coverage in COVERAGES)]
 
 
-def with_rule(config, rule, seed):
+def with_rule(config: Config, rule: str, seed: int) -> Config:
   """Returns a copy of `config` that selects by the rule of that name, from `seed`.
 
   Settings of the rule may follow its name: "greedy:candidates=8" is Greedy-8, "greedy_balanced:bank.refresh_epochs=5"

@@ -1,11 +1,13 @@
 """A study from its cases to its page: run, keep, say, publish. What the commands `compare` and `sweep` share."""
 
+from __future__ import annotations
+
 import datetime
 import os
 import platform
 import sys
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 
@@ -15,13 +17,19 @@ from spectral_jax.studies import page, study_page
 from spectral_jax.studies.cases import run_cases
 from spectral_jax.workdir.folder import claim, write_json
 
+if TYPE_CHECKING:
+  import pathlib
+  from collections.abc import Mapping
+
+  from spectral_jax._types import Config
+
 
 class Study(NamedTuple):
   """What is compared with what, and how the outcome is told."""
   module: str                # the command, e.g. "spectral_jax.compare"
   cases: dict[str, Any]      # {name: config}
   labels: dict[str, dict]    # {name: what tells the case apart}; stands in each of the runs
-  seeds: list[int]
+  seeds: Sequence[int]
   setting: str               # what all cases have in common, in words
   tell: Callable             # runs -> what results.json has besides "about", "runs" and "failures"
   draw: Callable             # (folder, content) -> names of the pictures
@@ -29,7 +37,7 @@ class Study(NamedTuple):
   evaluate: Callable | None = None
 
 
-def conduct(study, config, folder):
+def conduct(study: Study, config: Config, folder: str | pathlib.Path) -> dict[str, Any]:
   """Makes the runs that are not there yet; returns the content of results.json, and leaves it, table, pictures, page.
 
   Raises:
@@ -52,7 +60,8 @@ def conduct(study, config, folder):
   return content
 
 
-def publish(path, name, title, study, content, folder):
+def publish(path: pathlib.Path, name: str, title: str, study: Study, content: dict[str, Any],
+            folder: pathlib.Path) -> None:
   """Writes a study's section of a page; beside the page its pictures and the JSON that both were made from."""
   path.parent.mkdir(parents=True, exist_ok=True)
   stem, copies = f"{path.stem}_{name}", []
@@ -66,16 +75,21 @@ def publish(path, name, title, study, content, folder):
   print(f"{path} has it as well.")
 
 
-def about(study, runs):
-  """Where the figures come from: command, hardware, date and setting."""
+def provenance(module: str) -> dict[str, str]:
+  """Where a study's figures come from: the command of `module`, the date and the hardware."""
   devices = jax.devices()
   cores = f", {len(os.sched_getaffinity(0))} cores" if devices[0].platform == "cpu" else ""
   words = [f"'{word}'" if set(word) & set(";()'* ") else word for word in sys.argv[1:]
-           if not word.startswith(("--workdir", "--page"))]
+           if not word.startswith(("--workdir", "--page", "--section"))]
+  return {"command": " ".join([f"python -m {module}", *words]), "date": str(datetime.date.today()),
+          "hardware": f"{len(devices)} x {devices[0].device_kind} ({platform.machine()}{cores})"}
+
+
+def about(study: Study, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+  """Where the figures come from: command, hardware, date and setting."""
   numbers = sorted({run["train_images"] for run in runs})
   images = " to ".join(f"{number:,}" for number in dict.fromkeys((numbers[0], numbers[-1])))
   return {
-      "command": " ".join([f"python -m {study.module}", *words]), "date": str(datetime.date.today()),
-      "hardware": f"{len(devices)} x {devices[0].device_kind} ({platform.machine()}{cores})",
+      **provenance(study.module),
       "setting": f"{', '.join(sorted({run['dataset'] for run in runs}))}, {images} training images, {study.setting}",
       "seeds": ", ".join(map(str, study.seeds))}

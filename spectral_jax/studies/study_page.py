@@ -1,13 +1,20 @@
 """report.html of a study: its table and its curves over seeds, from results.json alone."""
 
+from __future__ import annotations
+
 import json
 import math
 import pathlib
+from typing import TYPE_CHECKING
 
 from spectral_jax.evaluation import SCORES
 from spectral_jax.reports import charts, html
 from spectral_jax.studies.intervals import interval
 from spectral_jax.workdir.folder import flat, read_json, whole
+
+if TYPE_CHECKING:
+  from collections.abc import Mapping
+  from typing import Any
 
 RESULTS = "results.json"
 ABOUT = ("step", "examples", "seconds")
@@ -15,20 +22,20 @@ ABOUT = ("step", "examples", "seconds")
 MOST_CHARACTERS = 950_000
 
 
-def is_study(folder):
+def is_study(folder: str | pathlib.Path) -> bool:
   return (pathlib.Path(folder) / RESULTS).exists()
 
 
-def write(path, folder):
+def write(path: str | pathlib.Path, folder: str | pathlib.Path) -> pathlib.Path:
   """Writes the page of a study's folder whole or not at all; returns its path."""
   path, folder = pathlib.Path(path), pathlib.Path(folder).absolute()
-  content = page(folder.name, read_json(folder / RESULTS))
+  content = page(folder.name, read_json(folder / RESULTS, {"about": dict, "runs": list, "summary": dict}))
   with whole(path) as part:
     part.write_text(content, encoding="utf-8")
   return path
 
 
-def page(name, results):
+def page(name: str, results: Mapping[str, Any]) -> str:
   """The whole page, from the content of results.json."""
   about, runs = results.get("about", {}), results.get("runs", [])
   head = [f"<h1>{html.text(name)}</h1>", f'<p><code>{html.text(about.get("command", ""))}</code></p>']

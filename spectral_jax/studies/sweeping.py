@@ -1,15 +1,27 @@
 """A sweep as a study: its cells, what is told of them, and its pictures."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from spectral_jax.studies import curves, grid, page
 from spectral_jax.studies.intervals import interval
 from spectral_jax.studies.measures import measures_of
 from spectral_jax.studies.study import Study
 from spectral_jax.training.objective import learner_sections
 
+if TYPE_CHECKING:
+  import pathlib
+  from collections.abc import Mapping, Sequence
+  from typing import Any
+
+  from spectral_jax._types import Config
+
 NOT_MEASURED = ("step", "examples", "seconds")
 
 
-def study_of(config, axes, cells, show):
+def study_of(config: Config, axes: Mapping[str, Sequence[Any]], cells: Mapping[str, tuple[dict[str, Any], Config]],
+             show: Sequence[str]) -> Study:
   """The `Study` of a grid's cells.
 
   Args:
@@ -30,7 +42,7 @@ def study_of(config, axes, cells, show):
       draw=draw, section=page.sweep_section, evaluate=measures_of)
 
 
-def by_setting(runs):
+def by_setting(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
   """`{setting: [run]}`: those that differ in their seed alone."""
   found = {}
   for run in runs:
@@ -38,7 +50,7 @@ def by_setting(runs):
   return found
 
 
-def summary(runs):
+def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
   """`{setting: {"values", "seeds", "metrics": {metric: (mean, half)}}}` of what was measured last."""
   rows = {}
   for name, of_seeds in by_setting(runs).items():
@@ -50,7 +62,7 @@ def summary(runs):
   return rows
 
 
-def draw(folder, content):
+def draw(folder: pathlib.Path, content: Mapping[str, Any]) -> list[str]:
   """Writes curves.png and, for every key with several values, against_KEY.png. Returns their names."""
   runs, settings = content["runs"], by_setting(content["runs"])
   metrics = page.shown(list(runs[0]["curve"][-1]), content["show"])
@@ -63,7 +75,8 @@ def draw(folder, content):
   return names
 
 
-def against(settings, key, metrics):
+def against(settings: Mapping[str, Sequence[Mapping[str, Any]]], key: str,
+            metrics: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
   """`{panel: {line: [(value of key, the seeds' numbers)]}}` of final metrics.
 
   A panel is a metric; where several learners or pairs have it a panel has the other keys' values too, and the learners

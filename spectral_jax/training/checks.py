@@ -1,6 +1,9 @@
 """What can be known to be wrong before any work is done."""
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +20,12 @@ from spectral_jax.training.objective import check_objective, learner_sections, m
 from spectral_jax.training.optimizer import make_optimizer, peak_learning_rate, warmup_length
 from spectral_jax.training.start import PARTS
 
+if TYPE_CHECKING:
+  from jax.sharding import Mesh
+
+  from spectral_jax._types import Config
+  from spectral_jax.data import Dataset
+
 COUNTS = ("microbatches", "model_parallel", "log_every", "checkpoint.every_steps", "checkpoint.keep",
           "eval.batch_size", "eval.knn_k", "eval.knn_limit", "eval.baseline_limit",
           "eval.probe_steps", "eval.shots", "eval.shot_draws", "eval.shot_steps")
@@ -25,7 +34,7 @@ NOT_NEGATIVE = ("seed", "epochs", "steps", "diagnostics_every", "eval_every_epoc
 LARGEST_SEED = 2**31 - 1
 
 
-def check_config(config):
+def check_config(config: Config) -> None:
   """Raises ConfigError for names and numbers that no run could use; looks at the config alone, all of it."""
   if config.batch_size < 2:
     raise ConfigError(f"config.batch_size must be at least 2, since an example needs others as negatives; "
@@ -66,7 +75,7 @@ def check_config(config):
   check_sharding(config.sharding)
 
 
-def check_batch(config, dataset, mesh):
+def check_batch(config: Config, dataset: Dataset, mesh: Mesh) -> None:
   """Raises ConfigError for numbers that do not fit the data or the devices."""
   batch, shards, size = config.batch_size, mesh.shape["data"], dataset.train.size
   if batch > size:

@@ -1,6 +1,9 @@
 """What a training step's embeddings say: how large the gradients can be, and how the space is used."""
 
+from __future__ import annotations
+
 import itertools
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -8,15 +11,23 @@ import numpy as np
 
 from spectral_jax import _arrays, bounds, losses, metrics, spectrum
 from spectral_jax.bounds.batch import batch_report
-from spectral_jax.evaluation import spread
 from spectral_jax.training.objective import learner_sections, learnt_values, temperature_of
 from spectral_jax.training.optimizer import warmup_cosine
 from spectral_jax.training.state import variables
 
+if TYPE_CHECKING:
+  from jaxtyping import Array, ArrayLike, Float, Int
+
+  from spectral_jax._types import Scalar
+  from spectral_jax.training.run import Run
+  from spectral_jax.training.state import State
+  from spectral_jax.training.step import Observed
+
 VANISHED = 0.01  # an anchor whose q = 1 - p_positive lies below has all but stopped learning
 
 
-def diagnostics(u, v, *, temperature):
+def diagnostics(u: Float[ArrayLike, "n d"], v: Float[ArrayLike, "n d"], *,
+                temperature: Scalar) -> dict[str, Float[Array, ""]]:
   """Gradient band, spectrum, alignment and uniformity of one batch; InfoNCE's anchors, whatever the run's loss.
 
   Pure, jittable and linear in memory: similarities are formed a tile of anchors at a time.
@@ -62,13 +73,14 @@ def diagnostics(u, v, *, temperature):
       "effective_rank_stable": ranks["stable"]}
 
 
-def diagnose(observed):
+def diagnose(observed: Observed) -> dict[str, Float[Array, ""]]:
   """The diagnostics of one learner's step, a `step.Observed`, and what its objective learns: a temperature, a bias."""
   learnt = learnt_values(observed.before.params["objective"], observed.temperature)
   return diagnostics(*observed.embeddings, temperature=learnt.get("temperature", observed.temperature)) | learnt
 
 
-def loss_gap(u, v, labels, *, temperature):
+def loss_gap(u: Float[ArrayLike, "n d"], v: Float[ArrayLike, "n d"], labels: Int[Array, " n"], *,
+             temperature: Scalar) -> dict[str, Float[Array, ""]]:
   """What a batch's contrastive loss exceeds its label-aware form by, at the same embeddings, and the bound on it.
 
   Means over the anchors that have a negative of another class of `l_CL - l_NSCL` (`losses.dcl`, `losses.nscl`) and of
@@ -96,13 +108,13 @@ def loss_gap(u, v, labels, *, temperature):
   return {"loss_gap": mean(gaps), "loss_gap_bound": mean(limits)}
 
 
-def loss_gaps(run, state):
+def loss_gaps(run: Run, state: State) -> dict[str, float]:
   """`loss_gap` of every learner, on a batch of training images seen as the next step would see it.
 
   Embeddings are those of the network with its running statistics, as at every evaluation.
   """
-  chosen = spread(run.dataset.train.size, run.config.batch_size)
-  batch = next(iter(run.feed(chosen[None], int(state.step))))
+  # Drawn at random, as training's are: a batch spread evenly over images sorted by class shows no class twice.
+  batch = next(iter(run.feed(run.plan.random_table(0)[:1], int(state.step))))
   views, labels, said = run.views(state, batch), run.labels[batch["index"]], {}
   for name, learner in state.learners.items():
     u, v = (run.program.encode(variables(learner), view)[1] for view in views)
@@ -116,7 +128,7 @@ def _jitted_gap(u, v, labels, temperature):
   return loss_gap(u, v, labels, temperature=temperature)
 
 
-def drift_bounds(run, steps):
+def drift_bounds(run: Run, steps: int) -> dict[str, float]:
   """`bounds.similarity_drift_bound` after that many steps, of each pair of learners that it is about: DCL and NSCL.
 
   The theorem is on gradient descent on the similarities themselves. The run's step sizes stand for its own, so that a

@@ -1,6 +1,9 @@
 """The training loop: steps until the last one, with looks, checkpoints and a place to stop in between."""
 
+from __future__ import annotations
+
 import time
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +22,21 @@ from spectral_jax.workdir import checkpoints
 from spectral_jax.workdir.folder import is_lead
 from spectral_jax.workdir.logs import Diverged, Log
 
+if TYPE_CHECKING:
+  import pathlib
+  from collections.abc import Callable, Mapping
+  from typing import Any, TypeAlias
 
-def train(run, folder, evaluate=None):
+  import numpy as np
+  from orbax.checkpoint import CheckpointManager
+
+  from spectral_jax.training.run import Run
+
+  # Scores of a state, with a "knn_accuracy" that chooses the best checkpoint.
+  Evaluate: TypeAlias = Callable[[Run, State], dict[str, float]]
+
+
+def train(run: Run, folder: pathlib.Path, evaluate: Evaluate | None = None) -> tuple[State, dict[str, Any]]:
   """Makes the steps that are left. Returns the last state and the numbers that are counted along.
 
   Args:
@@ -56,7 +72,7 @@ def train(run, folder, evaluate=None):
   return state, log.host()
 
 
-def steps(run, state, planner, log, manager, evaluate):
+def steps(run: Run, state: State, planner: Planner, log: Log, manager: CheckpointManager, evaluate: Evaluate) -> State:
   """The loop itself. Nothing in it waits for the device, but evaluations and checkpoints."""
   config, step, saved = run.config, int(state.step), None
 
@@ -97,7 +113,7 @@ def steps(run, state, planner, log, manager, evaluate):
   return state
 
 
-def is_due(step, run, every):
+def is_due(step: int, run: Run, every: int) -> bool:
   return step == run.total_steps or (every > 0 and step % every == 0)
 
 
@@ -109,7 +125,7 @@ def _evaluated(run, state, log, step, evaluate):
   return scores
 
 
-def nearest_neighbors(run, state):
+def nearest_neighbors(run: Run, state: State) -> dict[str, float]:
   """The accuracy that is followed during training, of every learner; of several also how alike they are."""
   limits = run.config.eval
   found, labels = frozen(run, state, limits.knn_limit)
@@ -121,7 +137,7 @@ def nearest_neighbors(run, state):
   return named(scores) | alike(run, state, found, labels) | {"knn_accuracy": scores[run.program.main]["knn_accuracy"]}
 
 
-def frozen(run, state, train_limit):
+def frozen(run: Run, state: State, train_limit: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
   """`({learner: {part: (features, projections)}}, {part: labels})` of "train", at most so many images, and "test"."""
   splits = {"train": run.dataset.train, "test": run.dataset.test}
   chosen = {"train": spread(splits["train"].size, train_limit),
@@ -131,7 +147,7 @@ def frozen(run, state, train_limit):
   return found, {part: splits[part].labels[chosen[part]] for part in splits}
 
 
-def alike(run, state, found, labels):
+def alike(run: Run, state: State, found: Mapping[str, Any], labels: Mapping[str, np.ndarray]) -> dict[str, float]:
   """How alike the learners are, beside the bounds on it; of the features and labels that `evaluation.alignment` takes.
 
   {} for a learner alone.

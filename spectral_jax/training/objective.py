@@ -1,10 +1,12 @@
 """From the config's `loss` and `whitening` to one objective: what it owns, and the loss of two views' embeddings."""
 
+from __future__ import annotations
+
 import inspect
 import math
 import re
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,15 @@ import optax
 from spectral_jax import losses, spectrum
 from spectral_jax._errors import ConfigError
 from spectral_jax._names import check_name, nearest
+
+if TYPE_CHECKING:
+  from collections.abc import Mapping
+  from typing import Any
+
+  from jax.sharding import Mesh
+  from jaxtyping import Array
+
+  from spectral_jax._types import Config, Scalar
 
 # Keywords that the step itself supplies, or that shape the output rather than the objective.
 RESERVED = ("u", "v", "labels", "where", "reduction", "temperature", "axis_name", "log_average")
@@ -42,19 +53,19 @@ class Objective(NamedTuple):
   loss: Callable
 
 
-def loss_names():
+def loss_names() -> list[str]:
   """Names of the functions of `spectral_jax.losses` that take two views."""
   functions = {name: getattr(losses, name) for name in losses.__all__}
   return [name for name, f in functions.items()
           if callable(f) and list(_parameters(f))[:2] == ["u", "v"]]
 
 
-def objective_names():
+def objective_names() -> list[str]:
   """What `config.loss.name` may be: the losses of two views, and cross-entropy with labels."""
   return [*loss_names(), CROSS_ENTROPY]
 
 
-def make_objective(config, mesh=None, batch_size=0, num_classes=1):
+def make_objective(config: Config, mesh: Mesh | None = None, batch_size: int = 0, num_classes: int = 1) -> Objective:
   """Returns the `Objective` of `config.loss`, or of one learner's section.
 
   On a mesh of several devices that hold `RING_IMAGES` or more each, batches go round the ring of `losses.sharded`;
@@ -98,7 +109,7 @@ def make_objective(config, mesh=None, batch_size=0, num_classes=1):
   return Objective(init, loss)
 
 
-def learnt_values(params, temperature):
+def learnt_values(params: Mapping[str, Array], temperature: Scalar) -> dict[str, Any]:
   """`{"temperature": ..., "bias": ...}`, those of them that an objective with `params` learns; `{}` for most.
 
   Args:
@@ -127,7 +138,7 @@ def _default(function, name):
   return 0.0 if own is None else own.default
 
 
-def cross_entropy(num_classes):
+def cross_entropy(num_classes: int) -> Objective:
   """Classification by a linear head on the projector's output, the mean over both views.
 
   The head sits where every other objective looks, so that all learners of a coupled run train the same network.
@@ -162,7 +173,7 @@ def _check_keywords(config, allowed):
   return keywords
 
 
-def temperature_of(config):
+def temperature_of(config: Config) -> float:
   """The temperature at which `config.loss` works; for a loss without one, that of InfoNCE's default."""
   if config.temperature is not None:
     return config.temperature
@@ -190,7 +201,7 @@ def _kernel_or_value(value):
   return getattr(losses.kernels, name)(*numbers)
 
 
-def check_objective(config):
+def check_objective(config: Config) -> None:
   """Raises ConfigError for a loss whose keywords cannot work together; evaluates shapes only."""
   objective = make_objective(config)
   embeddings = jax.ShapeDtypeStruct((4, 3), jnp.float32)
@@ -202,7 +213,7 @@ def check_objective(config):
     raise ConfigError(f"config.loss.kwargs={dict(config.kwargs or {})} does not fit {config.name}: {error}") from error
 
 
-def make_whitening(config):
+def make_whitening(config: Config) -> Callable[..., Any]:
   """Returns `whiten(u, v) -> (u, v)` for `config.whitening`: statistics over both views of the global batch."""
   check_name("whitening.method", config.method, ("", "zca", "cholesky", "newton_schulz"))
   if not 0 <= config.shrinkage <= 1:
@@ -217,7 +228,7 @@ def make_whitening(config):
   return whiten
 
 
-def learner_sections(config):
+def learner_sections(config: Config) -> dict[str, Config]:
   """The sections `{name: loss}` of a run's learners: `config.learners`, what they leave None from `config.loss`.
 
   Without any the run has one, "main", with `config.loss` itself.

@@ -4,9 +4,11 @@ Temperature, learning rate, lengths and seed are arguments of the compiled funct
 the key under which a program is kept, so that a study compiles once for all its cells of one shape.
 """
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 from ml_collections import config_dict
@@ -21,6 +23,9 @@ from spectral_jax.training.optimizer import make_optimizer
 from spectral_jax.training.state import init_state
 from spectral_jax.training.step import Hyper, make_gradient, make_step, step_of_all
 from spectral_jax.training.views import make_views
+
+if TYPE_CHECKING:
+  from spectral_jax._types import Config
 
 
 class Shape(NamedTuple):
@@ -42,12 +47,12 @@ class Program(NamedTuple):
   whitened: Callable        # method -> (learner, views, batch, temperature) -> (value, gradient, ...), not jitted
 
 
-def make_program(config, shape):
+def make_program(config: Config, shape: Shape) -> Program:
   """Returns the `Program` of a config's sections, the one made before where they are the same."""
   return _program(static(config), shape)
 
 
-def static(config):
+def static(config: Config) -> Config:
   """The sections that a program depends on, without what is an argument of its functions; hashable."""
   learners = {}
   for name, section in learner_sections(config).items():
@@ -84,6 +89,7 @@ def _program(config, shape):
     def of(section, placed):
       if section not in made:
         step = make_step(gradient_of(objective_of(section), config.whitening), make_tx, views, watched, config.momentum)
+        step.__name__ = "observed_step" if watched else "step"  # in logs and profiles
         made[section] = jax.jit(step, donate_argnums=0, out_shardings=(placed, everywhere, everywhere))
       return made[section]
 

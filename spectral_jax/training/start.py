@@ -1,6 +1,8 @@
 """What a run begins with: a fresh initialization, or what another run has learned."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -10,11 +12,15 @@ from spectral_jax._errors import ConfigError
 from spectral_jax.mesh import place
 from spectral_jax.workdir.folder import read_config
 
+if TYPE_CHECKING:
+  from spectral_jax._types import Config
+  from spectral_jax.training.state import State
+
 PARTS = ("network", "encoder")
 SHOWN = 4  # names in an error
 
 
-def taken_over(state, config):
+def taken_over(state: State, config: Config) -> State:
   """Returns `state` with every learner's network replaced by the one of `config.init_from`.
 
   Parameters and batch statistics are taken; the optimizer, its schedule and what an objective owns begin anew. With

@@ -6,6 +6,8 @@ that were written; any other failure (memory, a network file system's hiccup, an
 nothing.
 """
 
+from __future__ import annotations
+
 import errno
 import json
 import logging
@@ -13,6 +15,7 @@ import os
 import pathlib
 import shutil
 import zlib
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +26,14 @@ from orbax.checkpoint import checkpoint_managers
 from spectral_jax._errors import RunError
 from spectral_jax.workdir.folder import is_lead, lead_alone, worst, write_json
 
+if TYPE_CHECKING:
+  from collections.abc import Mapping
+  from typing import Any, TypeAlias
+
+  from jaxtyping import Array, PyTree, UInt32
+
+  Manager: TypeAlias = Any  # an orbax CheckpointManager; what it restores has attributes that its types do not know
+
 DIRECTORY = "checkpoints"
 SET_ASIDE = "damaged_checkpoints"
 REPLACED = "replaced_checkpoints"
@@ -32,7 +43,7 @@ FORMAT = 2
 BLOCK = 2**22
 
 
-def open_checkpoints(folder, keep=1, *, read_only=False):
+def open_checkpoints(folder: str | pathlib.Path, keep: int = 1, *, read_only: bool = False) -> Manager:
   """Returns an orbax manager that keeps the last `keep` checkpoints and the one of best kNN accuracy."""
   logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs every write
   root = (pathlib.Path(folder) / DIRECTORY).absolute()
@@ -56,16 +67,17 @@ def _accuracy(metrics):
   return metrics["knn_accuracy"]
 
 
-def best(manager):
+def best(manager: Manager) -> tuple[int, float] | None:
   """Returns `(step, accuracy)` of the checkpoint of best kNN accuracy, or None where none was evaluated."""
   scored = [step for step in manager.all_steps() if manager.metrics(step)]
   if not scored:
     return None
   step = manager.best_step()
-  return step, _accuracy(manager.metrics(step))
+  return None if step is None else (step, _accuracy(manager.metrics(step)))
 
 
-def save(manager, step, content, host, metrics=None):
+def save(manager: Manager, step: int, content: PyTree, host: Mapping[str, Any],
+         metrics: Mapping[str, float] | None = None) -> None:
   """Starts writing a checkpoint; returns as soon as the arrays have left the device, or replaces one at once.
 
   Args:
@@ -123,7 +135,7 @@ def _check_room(folder, needed):
                   str(folder))
 
 
-def restore_latest(manager, example):
+def restore_latest(manager: Manager, example: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
   """Returns `(content, host)` of the newest whole checkpoint, or None where none was ever written.
 
   Args:
@@ -167,7 +179,7 @@ class Damaged(RunError):
   """A checkpoint that is not what was written."""
 
 
-def restore(manager, step, example):
+def restore(manager: Manager, step: int, example: PyTree) -> tuple[PyTree, dict[str, Any]]:
   """Returns `(content, host)` of one checkpoint, with the shapes, dtypes and shardings of `example`.
 
   Raises:
@@ -199,7 +211,7 @@ def restore(manager, step, example):
   return arrays, host
 
 
-def network(manager, step, learner):
+def network(manager: Manager, step: int, learner: str) -> PyTree:
   """Reads one learner's network and nothing else: no optimizer's state, no example of a tree is needed.
 
   Args:
@@ -253,7 +265,7 @@ def _arrays(tree):
   return [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, (jax.Array, np.ndarray))]
 
 
-def damage(folder):
+def damage(folder: pathlib.Path) -> str:
   """Returns the proof that a checkpoint's files are not those that were written, or "" if there is none."""
   try:
     expected = json.loads((folder / CHECKSUMS).read_bytes())
@@ -299,7 +311,7 @@ def _set_aside(manager, step):
 
 
 @jax.jit
-def fingerprint(tree):
+def fingerprint(tree: PyTree) -> UInt32[Array, ""]:
   """A uint32 that changes with any bit of the arrays: a weighted sum of their words, modulo 2^32."""
   total = jnp.zeros((), jnp.uint32)
   for leaf in jax.tree.leaves(tree):

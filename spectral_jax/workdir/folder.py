@@ -1,11 +1,15 @@
 """The folder that a run leaves behind: claimed by one process, for one config; files written whole or not at all."""
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import fcntl
 import json
 import os
 import pathlib
+import tempfile
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -15,6 +19,12 @@ from spectral_jax._errors import ConfigError, RunError
 from spectral_jax._names import check_mounted
 from spectral_jax.defaults import get_defaults
 
+if TYPE_CHECKING:
+  from collections.abc import Iterator, Mapping
+  from typing import Any
+
+  from spectral_jax._types import Config
+
 CONFIG = "config.json"
 SUMMARY = "summary.json"
 LONGER = ("\nA run cannot be made longer afterwards: its learning rate has followed a schedule made for its length, "
@@ -23,18 +33,18 @@ LONGER = ("\nA run cannot be made longer afterwards: its learning rate has follo
           "--config.init_from={folder}")
 
 
-def is_lead():
+def is_lead() -> bool:
   """Whether this process writes the files of a run: only the first one does."""
   return jax.process_index() == 0
 
 
-def worst(value):
+def worst(value: int) -> int:
   """The largest of the integers that the processes give, in all of them; returns when every process has come here."""
   return value if jax.process_count() == 1 else int(multihost_utils.process_allgather(np.int32(value)).max())
 
 
 @contextlib.contextmanager
-def lead_alone():
+def lead_alone() -> Iterator[bool]:
   """Yields whether this process is to do something for all; the others wait for it at the end.
 
   Raises:
@@ -49,13 +59,13 @@ def lead_alone():
     raise RunError("the run's first process stopped; its own message says why")
 
 
-def config_dict(config):
+def config_dict(config: Config) -> dict[str, Any]:
   """The config as JSON would give it back: tuples are lists."""
   return json.loads(json.dumps(config.to_dict()))
 
 
 @contextlib.contextmanager
-def claim(folder, config, *, restart=False):
+def claim(folder: str | pathlib.Path, config: Config, *, restart: bool = False) -> Iterator[pathlib.Path]:
   """Yields the folder as a Path, made if need be, with the resolved config in it.
 
   With `restart` what the folder holds is first moved into a folder `earlier-N` in it.
@@ -110,8 +120,8 @@ def _same_config(folder, config):
         (LONGER.format(folder=folder) if {*changed} <= {"epochs", "steps"} else ""))
 
 
-def read_json(path):
-  """The dictionary in a JSON file of a workdir.
+def read_json(path: pathlib.Path, needed: Mapping[str, type] | None = None) -> dict[str, Any]:
+  """The dictionary in a JSON file of a workdir; `needed` are keys that it must have, and the types of their values.
 
   Raises:
     ConfigError: it holds something else; the message says what can be done.
@@ -122,10 +132,13 @@ def read_json(path):
     raise ConfigError(f"{path} is damaged ({error}). {_REMEDIES.get(path.name, 'Delete it')}.") from None
   if not isinstance(content, dict):
     raise ConfigError(f"{path} is damaged (it holds no dictionary). {_REMEDIES.get(path.name, 'Delete it')}.")
+  lacking = [key for key, kind in (needed or {}).items() if not isinstance(content.get(key), kind)]
+  if lacking:
+    raise ConfigError(f"{path} is damaged (it lacks {', '.join(lacking)}). {_REMEDIES.get(path.name, 'Delete it')}.")
   return content
 
 
-def read_config(folder):
+def read_config(folder: str | pathlib.Path) -> Config:
   """The config that a workdir's run was made with; keys that it is too old to have are the defaults.
 
   Raises:
@@ -153,10 +166,11 @@ def read_config(folder):
 
 _REMEDIES = {
     CONFIG: "Delete it and give the run's own command again, which writes it again; checkpoints are not touched",
-    SUMMARY: "Delete it and give the run's command again, which scores the last checkpoint again"}
+    SUMMARY: "Delete it and give the run's command again, which scores the last checkpoint again",
+    **dict.fromkeys(("results.json", "variance.json"), "Give the study's command again, which writes it again")}
 
 
-def begin_anew(folder):
+def begin_anew(folder: pathlib.Path) -> pathlib.Path:
   """Moves all that a run has left in the folder, but its lock, into a new folder `earlier-N` in it; returns that."""
   earlier = folder / f"earlier-{len(list(folder.glob('earlier-*')))}"
   left = [path for path in folder.iterdir() if path.name != ".lock" and not path.name.startswith("earlier-")]
@@ -167,7 +181,7 @@ def begin_anew(folder):
   return earlier
 
 
-def flat(tree, prefix=""):
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
   """{'a': {'b': 1}} -> {'a.b': 1}."""
   if not isinstance(tree, dict) or not tree:
     return {prefix: tree}
@@ -175,7 +189,7 @@ def flat(tree, prefix=""):
 
 
 @contextlib.contextmanager
-def whole(path):
+def whole(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
   """Yields the path of another file, which takes the place of `path` at the end: it appears whole or not at all."""
   path = pathlib.Path(path)
   part = path.with_name(path.name + ".part")
@@ -183,7 +197,7 @@ def whole(path):
   os.replace(part, path)
 
 
-def write_json(path, content):
+def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
   """Writes the whole file or nothing, past a crash of the machine too."""
   with whole(path) as part, open(part, "w") as file:
     json.dump(content, file, indent=2)
@@ -196,7 +210,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
-def disk_errors(folder):
+def disk_errors(folder: str | pathlib.Path) -> Iterator[None]:
   """Says plainly that the disk is full, a quota spent or a limit reached, whichever library found out."""
   try:
     yield
@@ -208,6 +222,21 @@ def disk_errors(folder):
     raise RunError(
         f"the disk of {folder} is full ({reasons[0]}); free some space and give the same command again: "
         "the run goes on from its last checkpoint") from error
+
+
+def writable(folder: str | pathlib.Path) -> pathlib.Path:
+  """The folder as a Path, made if need be and with room for a file, before any work is done.
+
+  Raises:
+    ConfigError: it cannot be made or written.
+  """
+  check_mounted("--workdir", folder, written=True)
+  folder = pathlib.Path(folder).expanduser().absolute()
+  with _writable(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+      pass
+  return folder
 
 
 @contextlib.contextmanager

@@ -4,10 +4,13 @@ Metrics stay on the device as they come; the log reads those of one interval whi
 that no step ever waits for it. With several processes all check the losses, and the lead alone writes.
 """
 
+from __future__ import annotations
+
 import contextlib
 import json
 import math
 import time
+from typing import TYPE_CHECKING
 
 import jax
 import tqdm
@@ -16,6 +19,13 @@ from spectral_jax import progress
 from spectral_jax._errors import ConfigError
 from spectral_jax.workdir.folder import is_lead, whole
 from spectral_jax.workdir.tensorboard import Events
+
+if TYPE_CHECKING:
+  import pathlib
+  from collections.abc import Iterator, Mapping
+  from typing import Any
+
+  from jaxtyping import Array
 
 METRICS = "metrics.jsonl"
 
@@ -56,25 +66,25 @@ class Log:
     self._bar = progress.bar("compiling", total_steps, unit="steps", initial=step, delay=0.0, leave=True,
                              bar_format="{percentage:3.0f}% of {total_fmt} steps  {desc}", disable=not self._lead)
 
-  def start(self):
+  def start(self) -> None:
     """The clock runs from here."""
     self._started = time.perf_counter()
 
-  def add(self, step, metrics):
+  def add(self, step: int, metrics: Mapping[str, Array]) -> None:
     """Takes the metrics of step number `step` (counted from 1), still on the device."""
     self._present.append((step, metrics))
     if len(self._present) >= self._every:
       self._write(self._before)
       self._before, self._present = self._present, []
 
-  def flush(self):
+  def flush(self) -> None:
     """Waits for every step so far, writes its metrics, and stops the clock."""
     for part in (self._before, self._present):
       self._write(part)
     self._before, self._present = [], []
     self._stop()
 
-  def interrupted(self):
+  def interrupted(self) -> dict[str, Any]:
     """For a run that stops within an interval: returns what a checkpoint carries, what is not yet written included."""
     pending = _on_host(self._before), _on_host(self._present)
     self._stop()
@@ -84,7 +94,7 @@ class Log:
     self._tick(0)
     self._started = None
 
-  def write(self, step, values):
+  def write(self, step: int, values: Mapping[str, float]) -> None:
     """Writes a line of plain numbers to metrics.jsonl and the same to TensorBoard."""
     if self._lead:
       self._file.write(json.dumps({"step": step, **values}) + "\n")
@@ -93,7 +103,7 @@ class Log:
       self._events.scalars(step, values)
 
   @contextlib.contextmanager
-  def doing(self, what):
+  def doing(self, what: str) -> Iterator[None]:
     """Says in the bar what is under way between steps."""
     self._bar.set_description_str(f"{what}  ")
     try:
@@ -101,15 +111,15 @@ class Log:
     finally:
       self._bar.set_description_str(self._said(), refresh=False)
 
-  def seconds(self):
+  def seconds(self) -> float:
     """Seconds of training counted so far."""
     return self._seconds
 
-  def host(self):
+  def host(self) -> dict[str, Any]:
     """The numbers that a checkpoint carries along."""
     return {"seconds": self._seconds, "timed": self._timed, "last": self._last, "lines": self._lines}
 
-  def close(self):
+  def close(self) -> None:
     self._bar.close()
     if self._lead:
       self._events.close()
@@ -172,7 +182,7 @@ def _is(name, metric):
   return name.rsplit("/", 1)[-1] == metric
 
 
-def images_per_second(host, batch_size):
+def images_per_second(host: Mapping[str, Any], batch_size: int) -> float:
   """Images a second while nothing was compiled or evaluated; 0 before the second interval."""
   steps, seconds = host["timed"]
   return steps * batch_size / seconds if seconds else 0.0
@@ -200,7 +210,7 @@ def _step(line):
     return math.inf
 
 
-def read_metrics(folder):
+def read_metrics(folder: pathlib.Path) -> list[dict[str, Any]]:
   """Returns metrics.jsonl as a list of dicts.
 
   Raises:
@@ -208,8 +218,7 @@ def read_metrics(folder):
   """
   path, records = folder / METRICS, []
   for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
-    try:
-      records.append(json.loads(line))
-    except ValueError:
-      raise ConfigError(f"{path} is damaged in line {number}; delete that line, or the file") from None
+    if not math.isfinite(_step(line)):
+      raise ConfigError(f"{path} is damaged in line {number}; delete that line, or the file")
+    records.append(json.loads(line))
   return records

@@ -1,10 +1,16 @@
 """TensorBoard events, written by the thread that logs them, where a full disk is an error and is not overlooked."""
 
+from __future__ import annotations
+
 import time
+from typing import TYPE_CHECKING
 
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
+
+if TYPE_CHECKING:
+  from collections.abc import Mapping
 
 
 class Events:
@@ -15,12 +21,12 @@ class Events:
     if purge_step is not None:
       self._write(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
 
-  def scalars(self, step, values):
+  def scalars(self, step: int, values: Mapping[str, float]) -> None:
     """Writes named numbers of one step."""
     numbers = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
     self._write(Event(step=step, summary=Summary(value=numbers)))
 
-  def close(self):
+  def close(self) -> None:
     self._writer.close()
 
   def _write(self, event):

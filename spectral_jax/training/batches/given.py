@@ -1,19 +1,27 @@
 """What a user's file adds to the choice of batches: the batches themselves, or a reference model's embeddings."""
 
+from __future__ import annotations
+
 import pathlib
 import zipfile
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spectral_jax._errors import ConfigError
 from spectral_jax.data.index_table import load_index_table
 
+if TYPE_CHECKING:
+  from jaxtyping import Float, Int
+
+  from spectral_jax._types import Config
+
 # Each rule that needs a file, the key that names it, and what is in it.
 FILES = {"file": ("table", "an index table (.npy, .npz, .csv or .json)"),
          "jest": ("reference", "a reference model's embeddings of the training images (.npy or .npz)")}
 
 
-def check_files(selection):
+def check_files(selection: Config) -> None:
   """Raises ConfigError where a rule's file is not named or not there, or one is named that the rule does not read."""
   for rule, (key, what) in FILES.items():
     path = selection[key]
@@ -27,7 +35,7 @@ def check_files(selection):
       raise ConfigError(f"config.selection.{key}={path!r} is no file; give the path of {what}")
 
 
-def load_table(selection, size, batch_size):
+def load_table(selection: Config, size: int, batch_size: int) -> Int[np.ndarray, "e s b"] | None:
   """The index table of the rule "file", `(epochs, steps, batch_size)` int32; None for other rules.
 
   Raises:
@@ -38,7 +46,7 @@ def load_table(selection, size, batch_size):
   return load_index_table(pathlib.Path(selection.table).expanduser(), size, batch_size)
 
 
-def load_reference(path, size):
+def load_reference(path: str | pathlib.Path, size: int) -> Float[np.ndarray, "m d"]:
   """Returns the embeddings in a file, float32 `(size, d)`: row i belongs to training image i.
 
   An .npy file holds the array, an .npz file the array "embeddings", or "features", or a single one of any name.

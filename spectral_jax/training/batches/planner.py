@@ -6,9 +6,11 @@ time after one epoch of training; until then batches are random. Batches that a 
 go into every checkpoint.
 """
 
+from __future__ import annotations
+
 import concurrent.futures
 import time
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +22,15 @@ from spectral_jax.mesh import of_lead
 from spectral_jax.selection import epoch_batches
 from spectral_jax.training.batches.given import load_reference, load_table
 from spectral_jax.training.batches.tables import Tables, epoch_indices
+
+if TYPE_CHECKING:
+  from typing import Any
+
+  from jaxtyping import Array, Float, Int
+
+  from spectral_jax._types import Config
+  from spectral_jax.training.batches.bank import Bank
+  from spectral_jax.training.state import State
 
 # Of the embeddings' effective ranks the one that the rules work on.
 RANK = "participation"
@@ -38,22 +49,22 @@ class Plan(NamedTuple):
   given: np.ndarray | None = None   # (epochs, steps, batch_size) a user's own tables; None: batches are random
 
   @property
-  def steps_per_epoch(self):
+  def steps_per_epoch(self) -> int:
     return self.size // self.batch_size
 
-  def random_table(self, epoch):
+  def random_table(self, epoch: int) -> Int[np.ndarray, "s b"]:
     return epoch_indices(self.seed, epoch, self.size, self.batch_size)
 
-  def table(self, epoch):
+  def table(self, epoch: int) -> Int[np.ndarray, "s b"]:
     """The batches of an epoch whose choice does not depend on embeddings."""
     return self.random_table(epoch) if self.given is None else self.given[epoch % len(self.given)]
 
-  def is_selected(self, epoch):
+  def is_selected(self, epoch: int) -> bool:
     """Whether any step of `epoch` will be made with chosen batches: the last one has no successor."""
     return self.options is not None and epoch >= 2 and epoch * self.steps_per_epoch < self.total_steps
 
 
-def make_plan(config, size, total_steps):
+def make_plan(config: Config, size: int, total_steps: int) -> Plan:
   """The `Plan` of a config's `selection` and `bank` sections, for a training set of `size` examples.
 
   Raises:
@@ -91,16 +102,17 @@ class Planner:
   def __exit__(self, *error):
     self._pool.shutdown(wait=not error[0], cancel_futures=True)
 
-  def batches_of(self, epoch, step, state):
+  def batches_of(self, epoch: int, step: int, state: State) -> Int[np.ndarray, "s b"]:
     """The index table of `epoch`; at its first step, with `state` after `step` steps, the next table is begun."""
     if self._tables.epoch < epoch:
       present = self.tables(step).following
+      assert present is not None  # `tables` has waited for it
       bank = self._renewed(epoch, state)
       self._tables = Tables(epoch, present, None, bank)
       self._begin(epoch + 1, bank)
     return self._tables.present
 
-  def tables(self, step):
+  def tables(self, step: int) -> Tables:
     """The tables of the present and of the next epoch, and the bank; waits for the choice if it still runs."""
     if self._coming is not None:
       following, report = self._result()
@@ -114,7 +126,7 @@ class Planner:
         self._log.write(step, {**report, **self._share()})
     return self._tables
 
-  def tables_now(self):
+  def tables_now(self) -> Tables:
     """The same without waiting: a choice under way is not kept; the run that goes on makes it again, the same."""
     return self._tables
 
@@ -155,27 +167,27 @@ class Planner:
     return {"selection_share": self._spent / trained} if trained > 0 else {}
 
 
-def chosen_table(plan, epoch, rows):
+def chosen_table(plan: Plan, epoch: int, rows: Float[Array, "m d"]) -> tuple[Int[np.ndarray, "s b"], dict[str, float]]:
   """Returns the index table that the plan's rule makes of a bank's rows, and what there is to report about it."""
   started = time.perf_counter()
   key = jax.random.fold_in(jax.random.key(plan.seed), epoch)
-  table = np.asarray(epoch_batches(key, rows, plan.batch_size, **plan.options))
+  table = np.asarray(epoch_batches(key, rows, plan.batch_size, **(plan.options or {})))
   seconds = time.perf_counter() - started
   return table, {"selection_seconds": seconds, "selected_rank": float(_mean_rank(rows, table)),
                  "random_rank": float(_mean_rank(rows, plan.random_table(epoch)))}
 
 
-def selects(selection):
+def selects(selection: Config) -> bool:
   """Whether batches are chosen by their embeddings."""
   return selection.rule not in ("random", "file")
 
 
-def first_tables(plan, bank):
+def first_tables(plan: Plan, bank: Bank | None) -> Tables:
   """The tables of a run's beginning: two epochs of given or random batches, and an empty bank if one will be kept."""
   return Tables(0, plan.table(0), plan.table(1), bank.empty() if bank else None)
 
 
-def selection_options(selection, size):
+def selection_options(selection: Config, size: int) -> dict[str, Any]:
   """The keywords of `epoch_batches` from the config's `selection` section; 0 candidates are all."""
   options = selection.to_dict()
   options["candidates"] = options["candidates"] or None
@@ -186,7 +198,7 @@ def selection_options(selection, size):
   return options
 
 
-def check_bank(bank):
+def check_bank(bank: Config) -> None:
   """Raises ConfigError for a `bank` section that no run could use."""
   if bank.refresh_epochs < 1:
     raise ConfigError(f"config.bank.refresh_epochs must be at least 1, got {bank.refresh_epochs}")
@@ -196,7 +208,7 @@ def check_bank(bank):
     raise ConfigError(f"config.bank.dtype must be 'float32' or 'bfloat16', got {bank.dtype!r}")
 
 
-def check_selection(config, size):
+def check_selection(config: Config, size: int) -> dict[str, Any] | None:
   """Returns the keywords of `epoch_batches`, None where batches do not depend on embeddings; computes no batch.
 
   Raises:
