@@ -115,7 +115,7 @@ class Matrix:
     at[which] = (LOG_ADD, 9, number)
     children = self.start(folder, 2, 2, at=at)
     gone, other = children[which], children[1 - which]
-    gone.wait_until_stopped() if number == signal.SIGSTOP else gone.wait(900)
+    gone.wait_until_stopped(900) if number == signal.SIGSTOP else gone.wait(900)
     began = time.monotonic()
     code = other.wait(900)
     seconds = time.monotonic() - began

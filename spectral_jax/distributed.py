@@ -94,7 +94,8 @@ def _who(meeting, lost_after):
     numbers = list(group)
     where.append(f"{numbers[0]}{f' to {numbers[-1]}' if len(numbers) > 1 else ''} on {host}")
   return (f"{len(hosts)} processes: {', '.join(where)}. A task without a sign of life for {lost_after} s is lost "
-          "and ends all; the same command goes on from the last checkpoint.")
+          "and ends all; where JAX names none, or the leader, it is process 0. The same command goes on from the last "
+          "checkpoint.")
 
 
 def _check(coordinator, processes, process, lost_after):

@@ -86,7 +86,7 @@ def test_the_others_of_a_killed_process_end_soon_and_name_it(wandering):
   ours = re.search(r"Error in process 0 of 2 on \S+: lost process 1 on \S+\.", wandering["killed"])
   jaxs = re.search(r"tasks are unhealthy \(stopped sending heartbeats\):\s+1\s", wandering["killed"])
   assert ours or jaxs, wandering["killed"]
-  assert re.search(r"2 processes: 0 to 1 on \S+\. .* the same command goes on", wandering["killed"])
+  assert re.search(r"2 processes: 0 to 1 on \S+\. .* The same command goes on", wandering["killed"])
 
 
 def test_any_number_goes_on_and_a_signal_to_one_stops_all(wandering):
