@@ -81,7 +81,7 @@ MUTANTS = [
     (T + "batches/bank.py", "return unit_rows(program.encode(network, images)[1])", "return unit_rows(program.encode(network, images)[0])",
      PLANNER),
     (T + "batches/bank.py", "chosen_variables = averaged_variables if config.momentum else variables", "chosen_variables = variables",
-     "tests/test_planner.py -k average"),
+     "tests/test_planner.py -k averaged"),
     # Checkpoints and scores.
     ("spectral_jax/workdir/checkpoints.py", "if _checksum(path) != checksum:", "if False:", CHECKPOINTS),
     ("spectral_jax/workdir/checkpoints.py", "steps = sorted(manager.all_steps(), reverse=True)", "steps = sorted(manager.all_steps())",

@@ -140,6 +140,15 @@ def test_other_rules_do_what_they_are_for(one_device, digits, tmp_path, rule, co
   assert np.sign(line["selected_rank"] - line["random_rank"]) == more
 
 
+def test_the_bank_of_an_averaged_encoder_is_the_averages(one_device, digits):
+  run = prepare(config_of(**{"bank.momentum": 0.75}), digits, one_device.mesh)
+  state = run.init()
+  learner = state.learners["main"]
+  moved = learner._replace(params={**learner.params, "model": jax.tree.map(lambda p: p + 1, learner.params["model"])})
+  rows = run.bank.refresh(state._replace(learners={"main": moved}))
+  np.testing.assert_allclose(rows, one_device.bank.refresh(one_device.init()), atol=1e-5)
+
+
 def test_a_run_on_eight_devices_with_an_averaged_encoder_and_another_loss(digits, tmp_path):
   config = config_of(**{"selection.rule": "log_det", "loss.name": "nscl", "steps": 11, "bank.momentum": 0.9,
                         "bank.dtype": "bfloat16"})
