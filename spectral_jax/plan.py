@@ -204,8 +204,12 @@ def table(found: Mapping[str, Any], config: Config) -> str:
       f"{found['devices']} devices" + (f", encoded in {config.microbatches} pieces" if config.microbatches > 1 else ""),
       "", "Memory of a device, MiB"]
   lines += [f"  {part.replace('_', ' '):14}{found[f'bytes_{part}'] / 2**20:12,.1f}" for part in PARTS]
-  of = f" of {found['bytes_of_chip'] / 2**20:,.0f}" if "bytes_of_chip" in found else ""
+  chip = found.get("bytes_of_chip")
+  of = f" of {chip / 2**20:,.0f}" if chip else ""
   lines.append(f"  {'together':14}{total / 2**20:12,.1f}{of}")
+  if chip and total > chip:
+    lines.append("  This does not fit. Less memory: --config.microbatches, --config.model.remat, --config.sharding, more "
+                 "--devices.")
   if found["bytes_bank_whole"]:
     lines.append(f"  and {found['bytes_bank_whole'] / 2**20:,.1f} on the first device of each process while batches "
                  "are chosen")

@@ -117,6 +117,8 @@ def test_pace_and_table():
       64 * 8 * 197e12 * 0.5 / (found["flops_encoder"] + found["flops_loss"]))
   assert json.loads(json.dumps(paced)) == paced
   assert "of 15,259" in plan.table(paced, config) and "images/s" in plan.table(paced, config)
+  assert "does not fit" not in plan.table(paced, config)
+  assert "does not fit" in plan.table({**paced, "bytes_activations": paced["bytes_of_chip"]}, config)
 
 
 def test_numbers_of_known_data_sets():

@@ -220,8 +220,8 @@ def disk_errors(folder: str | pathlib.Path) -> Iterator[None]:
     if not reasons:
       raise
     raise RunError(
-        f"the disk of {folder} is full ({reasons[0]}); free some space and give the same command again: "
-        "the run goes on from its last checkpoint") from error
+        f"the disk of {folder} is full ({reasons[0]}); free some space and give the same command again; "
+        "a run goes on from its last checkpoint") from error
 
 
 def writable(folder: str | pathlib.Path) -> pathlib.Path:
