@@ -208,8 +208,8 @@ def table(found: Mapping[str, Any], config: Config) -> str:
   of = f" of {chip / 2**20:,.0f}" if chip else ""
   lines.append(f"  {'together':14}{total / 2**20:12,.1f}{of}")
   if chip and total > chip:
-    lines.append("  This does not fit. Less memory: --config.microbatches, --config.model.remat, --config.sharding, more "
-                 "--devices.")
+    lines.append("  This does not fit. Less memory: --config.microbatches, --config.model.remat, --config.sharding, "
+                 "more --devices.")
   if found["bytes_bank_whole"]:
     lines.append(f"  and {found['bytes_bank_whole'] / 2**20:,.1f} on the first device of each process while batches "
                  "are chosen")
