@@ -28,6 +28,15 @@ def own_negatives(u, v, loss, i, labels):
   return {"info_nce": v[keep], "dhel": u[keep], "kcl": u[keep]}.get(loss, np.concatenate([v[keep], u[keep]]))
 
 
+@pytest.mark.parametrize("leading", [0, 8])
+def test_the_plugin_band_is_inside_the_three_term_band(leading):
+  with jax.enable_x64(True):
+    u, v = batch(n=32, d=12, noise=0.3)
+    inner = bounds.anchor_band(u, v, temperature=0.2, leading=leading)
+    outer = bounds.three_term_band(bounds.band_terms(u, v, temperature=0.2))
+    assert (inner.lower >= outer.lower).all() and (inner.upper <= outer.upper).all()
+
+
 CASES = [  # loss, kind, n, d, batches at a time, times: a million anchors in all
     ("info_nce", "plugin", 17, 8, 1024, 12), ("nt_xent", "plugin", 64, 32, 256, 8), ("dhel", "plugin", 2, 2, 4096, 16),
     ("kcl", "plugin", 24, 4, 1024, 8), ("nscl", "plugin", 17, 8, 1024, 12), ("info_nce", "apriori", 17, 8, 1024, 8),

@@ -105,6 +105,14 @@ def test_defaults_serve_banks_of_any_size(m, size):
     assert batches.shape == (m // size, size) and all(len(set(row)) == size for row in batches.tolist())
 
 
+@pytest.mark.parametrize("candidates", [None, 8])
+def test_the_first_element_is_drawn_uniformly(candidates):
+  bank, keys = jnp.asarray(bank_of(8, 4)), jax.random.split(KEY, 4000)
+  first = jax.vmap(lambda key: selection.greedy_batch(key, bank, 2, candidates=candidates)[0])(keys)
+  counts = np.bincount(np.asarray(first), minlength=8)
+  assert ((counts - 500) ** 2 / 500).sum() < 24.3  # chi squared of 7 degrees of freedom: 1 in 1,000
+
+
 def test_single_precision_builds_the_same_batch():
   bank = bank_of(300, 16)
   got = np.asarray(selection.greedy_batch(KEY, jnp.asarray(bank, jnp.float32), 60, candidates=None)).tolist()

@@ -67,6 +67,15 @@ def test_a_step_is_a_function_of_seed_step_and_examples():
   assert equal(first, again) and not equal(first, other)
 
 
+def test_the_views_of_an_image_are_others_at_the_next_step():
+  run = prepare(config_of(), digits(), make_mesh(devices=jax.devices()[:1]))
+  [batch] = run.feed(epoch_indices(0, 0, digits().train.size, 32)[:1], 0)
+  now = run.init()
+  one, again, later = (run.views(state, batch)[0] for state in (now, now, now._replace(step=now.step + 1)))
+  np.testing.assert_array_equal(one, again)
+  assert (np.asarray(one) != np.asarray(later)).reshape(32, -1).any(axis=1).all()
+
+
 def test_update_differentiates_the_loss_of_the_embeddings():
   """A linear model small enough to write down: the update is gradient descent on the named loss."""
 
