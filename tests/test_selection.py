@@ -113,6 +113,13 @@ def test_the_first_element_is_drawn_uniformly(candidates):
   assert ((counts - 500) ** 2 / 500).sum() < 24.3  # chi squared of 7 degrees of freedom: 1 in 1,000
 
 
+@pytest.mark.parametrize("objective", ["max", "min"])
+def test_rows_without_direction_are_taken_last(objective):
+  bank = jnp.asarray(bank_of(12, 4)).at[::2].set(0)
+  batches = selection.epoch_batches(KEY, bank, 4, coverage="balanced", candidates=None, objective=objective)
+  assert (np.asarray(batches) % 2 == 0).tolist() == [[False, False, True, True]] * 3
+
+
 def test_single_precision_builds_the_same_batch():
   bank = bank_of(300, 16)
   got = np.asarray(selection.greedy_batch(KEY, jnp.asarray(bank, jnp.float32), 60, candidates=None)).tolist()
