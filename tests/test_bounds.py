@@ -37,6 +37,15 @@ def test_the_plugin_band_is_inside_the_three_term_band(leading):
     assert (inner.lower >= outer.lower).all() and (inner.upper <= outer.upper).all()
 
 
+def test_the_three_term_band_knows_the_gradient_along_the_mean():
+  with jax.enable_x64(True):
+    terms = bounds.band_terms(*batch(n=32, d=3, noise=2.0), temperature=0.2)
+    rho = terms.repulsion * jnp.sqrt(terms.anisotropy * terms.variance)
+    assert (terms.alignment - rho < jnp.abs(terms.along) - 1e-3).any()  # else it would say nothing
+    band = bounds.three_term_band(terms)
+    np.testing.assert_array_less(terms.along ** 2, band.lower + 1e-12)
+
+
 CASES = [  # loss, kind, n, d, batches at a time, times: a million anchors in all
     ("info_nce", "plugin", 17, 8, 1024, 12), ("nt_xent", "plugin", 64, 32, 256, 8), ("dhel", "plugin", 2, 2, 4096, 16),
     ("kcl", "plugin", 24, 4, 1024, 8), ("nscl", "plugin", 17, 8, 1024, 12), ("info_nce", "apriori", 17, 8, 1024, 8),
