@@ -37,6 +37,18 @@ def test_the_plugin_band_is_inside_the_three_term_band(leading):
     assert (inner.lower >= outer.lower).all() and (inner.upper <= outer.upper).all()
 
 
+def test_the_apriori_band_holds_where_the_weights_spread_as_far_as_they_can():
+  # One of 21 negatives lies ln 20 above the others: its softmax weight is 1/2, and chi^2 is sinh^2 of half the range.
+  near, far = np.array([1.0, 0.0]), np.array([np.cos(0.5), np.sin(0.5)])
+  v = np.stack([far] * 21 + [near])
+  u = np.stack([near] + list(batch(n=21, d=2)[0]))
+  temperature = float(near @ (near - far) / np.log(20))
+  with jax.enable_x64(True):
+    band = bounds.anchor_band(u, v, temperature=temperature, kind="apriori")
+    assert (band.lower <= band.value).all() and (band.value <= band.upper).all()
+    assert band.upper[0] < 1.06 * band.value[0]
+
+
 def test_the_three_term_band_knows_the_gradient_along_the_mean():
   with jax.enable_x64(True):
     terms = bounds.band_terms(*batch(n=32, d=3, noise=2.0), temperature=0.2)

@@ -40,9 +40,9 @@ def nt_xent(u, v):
   return losses.nt_xent(u, v, temperature=0.2)
 
 
-def updated(normalized, microbatches, views):
+def updated(normalized, microbatches, views, objective=None):
   model, tx = Encoder(normalized), optax.sgd(1.0)
-  objective = objective_of(nt_xent)
+  objective = objective or objective_of(nt_xent)
   learner = init_state(0, model, {"main": objective}, tx, views.shape[2:]).learners["main"]
   update = jax.jit(make_update(make_gradient(model, objective, lambda u, v: (u, v), microbatches), tx))
   value, observed = update(learner, (views[:, 0], views[:, 1]), {"labels": jnp.zeros(len(views), int)}, 1.0)
@@ -57,6 +57,15 @@ def views():
 def close(a, b, rtol):
   norm = lambda tree: float(optax.tree.norm(tree))
   return norm(jax.tree.map(jnp.subtract, a, b)) <= rtol * norm(b)
+
+
+def test_pieces_give_the_gradient_of_what_the_objective_owns(views):
+  scaled = Objective(lambda key, width, examples: ({"scale": jnp.array(3.0)}, {}),
+                     lambda params, memory, z, batch, tau: (losses.nt_xent(*z, temperature=1 / params["scale"]), memory))
+  start, whole, *_ = updated(False, 1, views, scaled)
+  _, pieces, *_ = updated(False, PIECES, views, scaled)
+  of = lambda learner: float(learner.params["objective"]["scale"])
+  assert of(whole) != of(start) and of(pieces) == pytest.approx(of(whole), rel=1e-5)
 
 
 def test_pieces_give_the_gradient_of_the_whole_batch(views):
