@@ -107,7 +107,14 @@ def test_not_a_number_stays_with_its_image(narrow):
   assert np.isfinite(y[0]).all() and np.isfinite(y[2]).all() and np.isfinite(dx).all()
 
 
-def test_forward_mode_is_refused():
-  x, w, _, settings = operands(SHAPES[0], jnp.float32)
-  with pytest.raises(TypeError, match="custom_vjp"):
-    jax.jvp(lambda x: convolution.conv2d(x, w, *settings), (x,), (x,))
+def test_forward_mode_is_refused_and_two_reverse_passes_stand_for_it(narrow):
+  with jax.enable_x64(True):
+    x, w, _, settings = operands(SHAPES[5])
+    f = lambda x, w: convolution.conv2d(x, w, *settings)
+    with pytest.raises(TypeError, match="custom_vjp"):
+      jax.jvp(f, (x, w), (x, w))
+    y, pull = jax.vjp(f, x, w)
+    transposed = jax.vjp(pull, jnp.zeros_like(y))[1]
+    [got] = transposed((jnp.cos(x), jnp.sin(w)))
+    expected = loops(jnp.cos(x), w, y, *settings)[0] + loops(x, jnp.sin(w), y, *settings)[0]
+    np.testing.assert_allclose(got, expected, atol=1e-12)

@@ -66,7 +66,8 @@ def conv2d(x: Float[Array, "b h w c"], w: Float[Array, "k l c f"], strides: tupl
     padding: `((top, bottom), (left, right))` zeros around the image.
 
   Returns:
-    `(b, h', w', f)` in the dtype of `x`. Differentiable in reverse mode only: `jax.jvp` raises TypeError.
+    `(b, h', w', f)` in the dtype of `x`. Differentiable in reverse mode only: `jax.jvp` raises TypeError. Two reverse
+    passes give what it would: `y, pull = jax.vjp(f, x)`, then `jax.vjp(pull, zeros_like(y))[1]((dx,))` is `(dy,)`.
 
   >>> x, w = jnp.ones((2, 4, 4, 1)), jnp.ones((3, 3, 1, 1))
   >>> conv2d(x, w, (1, 1), ((1, 1), (1, 1)))[0, 0, :, 0].tolist()
