@@ -20,7 +20,7 @@ from spectral_jax import bounds, command, gradients, progress, spectrum
 from spectral_jax._anchors import LOSSES
 from spectral_jax.command import app, flags
 from spectral_jax.training.diagnostics import VANISHED
-from spectral_jax.workdir.folder import disk_errors, whole, writable, write_json
+from spectral_jax.workdir.folder import disk_errors, whole, writable, write_json, write_text
 
 if TYPE_CHECKING:
   import pathlib
@@ -232,8 +232,7 @@ def main(words: Sequence[str]) -> None:
     text += f"\n\n{checked:,} anchors of adversarial batches, all losses: {outside} outside their band; expected: 0."
   with disk_errors(workdir):
     write_json(workdir / "bounds.json", result)
-    with whole(workdir / "bounds.txt") as part:
-      part.write_text(text + "\n")
+    write_text(workdir / "bounds.txt", text + "\n")
     with whole(workdir / "bounds.png") as part:
       save_picture(part, laws, SEED.value)
   print(f"{text}\n\nWritten: {workdir}/bounds.txt, bounds.json, bounds.png")

@@ -14,7 +14,7 @@ from spectral_jax.evaluation import SCORES, few_labels
 from spectral_jax.reports import charts, html
 from spectral_jax.reports.panels import charts_of, line_name
 from spectral_jax.reports.recorded import recorded
-from spectral_jax.workdir.folder import config_dict, flat, whole
+from spectral_jax.workdir.folder import config_dict, flat, write_text
 
 if TYPE_CHECKING:
   from collections.abc import Sequence
@@ -24,11 +24,7 @@ if TYPE_CHECKING:
 
 def write(path: str | pathlib.Path, folders: Sequence[str | pathlib.Path]) -> pathlib.Path:
   """Writes the page of some workdirs whole or not at all; returns its path."""
-  path = pathlib.Path(path)
-  content = page(recorded(folders))
-  with whole(path) as part:
-    part.write_text(content, encoding="utf-8")
-  return path
+  return write_text(path, page(recorded(folders)))
 
 
 def page(runs: Sequence[Recorded]) -> str:

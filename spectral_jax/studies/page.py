@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from spectral_jax.evaluation import SCORES
-from spectral_jax.workdir.folder import whole
+from spectral_jax.workdir.folder import write_text
 
 if TYPE_CHECKING:
   import pathlib
@@ -160,11 +160,10 @@ def _plain(interval, digits):
 def write_section(path: pathlib.Path, name: str, title: str, text: str) -> None:
   """Replaces the section `name` of a page, or adds it at the end under `title`."""
   begin, end = BEGIN.format(name), END.format(name)
-  page = path.read_text() if path.exists() else HEADER
+  page = path.read_text(encoding="utf-8") if path.exists() else HEADER
   if begin in page:
     page = page.split(begin, 1)[0] + f"{begin}\n{text}\n{end}" + page.split(end, 1)[1]
   else:
     page = f"{page.rstrip()}\n\n## {title}\n\n{begin}\n{text}\n{end}\n"
   path.parent.mkdir(parents=True, exist_ok=True)
-  with whole(path) as part:
-    part.write_text(page)
+  write_text(path, page)

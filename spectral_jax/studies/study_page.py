@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from spectral_jax.evaluation import SCORES
 from spectral_jax.reports import charts, html
 from spectral_jax.studies.intervals import interval
-from spectral_jax.workdir.folder import flat, read_json, whole
+from spectral_jax.workdir.folder import flat, read_json, write_text
 
 if TYPE_CHECKING:
   from collections.abc import Mapping
@@ -28,11 +28,9 @@ def is_study(folder: str | pathlib.Path) -> bool:
 
 def write(path: str | pathlib.Path, folder: str | pathlib.Path) -> pathlib.Path:
   """Writes the page of a study's folder whole or not at all; returns its path."""
-  path, folder = pathlib.Path(path), pathlib.Path(folder).absolute()
-  content = page(folder.name, read_json(folder / RESULTS, {"about": dict, "runs": list, "summary": dict}))
-  with whole(path) as part:
-    part.write_text(content, encoding="utf-8")
-  return path
+  folder = pathlib.Path(folder).absolute()
+  content = read_json(folder / RESULTS, {"about": dict, "runs": list, "summary": dict})
+  return write_text(path, page(folder.name, content))
 
 
 def page(name: str, results: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
 from spectral_jax.reports import charts, html, pictures
-from spectral_jax.workdir.folder import read_json, whole, write_json
+from spectral_jax.workdir.folder import read_json, write_json, write_text
 
 if TYPE_CHECKING:
   from typing import Any
@@ -33,8 +33,7 @@ def is_variance(folder: str | pathlib.Path) -> bool:
 def leave(folder: pathlib.Path, content: dict[str, Any]) -> None:
   """Writes variance.json, variance.txt, variance.png and report.html; `content` has "about", "batches", "results"."""
   write_json(folder / RESULTS, content)
-  with whole(folder / "variance.txt") as part:
-    part.write_text(table(content) + "\n")
+  write_text(folder / "variance.txt", table(content) + "\n")
   save_picture(folder / "variance.png", content["results"])
   write(folder / "report.html", folder)
 
@@ -82,11 +81,9 @@ def save_picture(path: pathlib.Path, results: dict[str, Any]) -> None:
 
 def write(path: str | pathlib.Path, folder: str | pathlib.Path) -> pathlib.Path:
   """Writes the page of a study's folder whole or not at all; returns its path."""
-  path, folder = pathlib.Path(path), pathlib.Path(folder).absolute()
-  content = page(folder.name, read_json(folder / RESULTS, {"about": dict, "results": dict, "batches": int}))
-  with whole(path) as part:
-    part.write_text(content, encoding="utf-8")
-  return path
+  folder = pathlib.Path(folder).absolute()
+  content = read_json(folder / RESULTS, {"about": dict, "results": dict, "batches": int})
+  return write_text(path, page(folder.name, content))
 
 
 def page(name: str, content: dict[str, Any]) -> str:

@@ -197,6 +197,13 @@ def whole(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
   os.replace(part, path)
 
 
+def write_text(path: str | pathlib.Path, text: str) -> pathlib.Path:
+  """Writes the whole file or nothing, in UTF-8; returns its path."""
+  with whole(path) as part:
+    part.write_text(text, encoding="utf-8")
+  return pathlib.Path(path)
+
+
 def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
   """Writes the whole file or nothing, past a crash of the machine too."""
   with whole(path) as part, open(part, "w") as file:

@@ -17,7 +17,7 @@ import tqdm
 
 from spectral_jax import progress
 from spectral_jax._errors import ConfigError
-from spectral_jax.workdir.folder import is_lead, whole
+from spectral_jax.workdir.folder import is_lead, write_text
 from spectral_jax.workdir.tensorboard import Events
 
 if TYPE_CHECKING:
@@ -197,8 +197,7 @@ def _truncate(path, step, lines):
     return 0
   kept = path.read_text(errors="replace").splitlines()[:lines]
   kept = [line for line in kept if _step(line) <= step]
-  with whole(path) as part:
-    part.write_text("".join(line + "\n" for line in kept))
+  write_text(path, "".join(line + "\n" for line in kept))
   return len(kept)
 
 
