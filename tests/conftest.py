@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import time
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -15,6 +16,8 @@ jax.config.update("jax_num_cpu_devices", 8)
 if jax.__version_info__ < (0, 11):  # the last with XLA's older emitters for CPU; they compile in two thirds of the time
   os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
 
+
+KEPT_SECONDS = 21 * 24 * 3600
 
 # A program for several CPU devices that is read back runs its collectives without order (see command.keep_compiled).
 _read_back = cached.get_executable_and_time
@@ -32,21 +35,30 @@ def shared_data():
   return folder
 
 
-def compiled_folder(tmp_path_factory):
-  """Where compiled programs are kept for the whole suite, all its workers; `SPECTRAL_JAX_TEST_CACHE` outlives it."""
-  base = tmp_path_factory.getbasetemp()
-  root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-  return os.environ.get("SPECTRAL_JAX_TEST_CACHE") or str(root / "compiled")
+def compiled_folder():
+  """Where compiled programs are kept, for all workers of this suite and for the next one.
+
+  JAX finds a program by its content, its options and its own version, so none that is out of date is ever run.
+  """
+  cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+  return os.environ.get("SPECTRAL_JAX_TEST_CACHE") or str(cache / "spectral_jax" / "tests")
+
+
+def pytest_sessionstart(session):
+  """Forgets programs that were compiled weeks ago: whoever still needs one compiles it once."""
+  if hasattr(session.config, "workerinput"):
+    return
+  for program in pathlib.Path(compiled_folder()).glob("*"):
+    if program.stat().st_mtime < time.time() - KEPT_SECONDS:
+      program.unlink()
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick_compilation(request, tmp_path_factory):
-  """Most steps run once: not worth optimizing, nor compiling twice. A module with OPTIMIZED = True opts out."""
-  cache = compiled_folder(tmp_path_factory)
-  quick = not getattr(request.module, "OPTIMIZED", False)
-  jax.config.update("jax_disable_most_optimizations", quick)
-  jax.config.update("jax_compilation_cache_dir", cache if quick else None)
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0 if quick else 1.0)
+def quick_compilation(request):
+  """Most steps run once: not worth optimizing. A module with OPTIMIZED = True opts out."""
+  jax.config.update("jax_disable_most_optimizations", not getattr(request.module, "OPTIMIZED", False))
+  jax.config.update("jax_compilation_cache_dir", compiled_folder())
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
   compilation_cache.reset_cache()
   yield
   # A process may map only so many pieces of memory, and every compiled program holds some.
@@ -58,7 +70,7 @@ def forge(tmp_path_factory):
   """Starts real processes of the main command, quickly; see tests/forge.py."""
   from tests.forge import Forge
   base = tmp_path_factory.getbasetemp()
-  forge = Forge(base / "forge", compiled_folder(tmp_path_factory))
+  forge = Forge(base / "forge", compiled_folder())
   yield forge
   forge.close()
 

@@ -25,7 +25,7 @@ class Child:
   def __init__(self, pid, log, codes):
     self.pid, self.log, self._codes = pid, pathlib.Path(log), codes
 
-  def wait(self, timeout=120):
+  def wait(self, timeout=600):
     until = time.monotonic() + timeout
     while (code := self._codes(self.pid)) is None:
       if time.monotonic() > until:
@@ -34,7 +34,7 @@ class Child:
       time.sleep(0.02)
     return code
 
-  def wait_until_stopped(self, timeout=120):
+  def wait_until_stopped(self, timeout=600):
     """Waits until SIGSTOP has taken effect."""
     until = time.monotonic() + timeout
     while pathlib.Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
@@ -76,7 +76,7 @@ class Forge:
                      "entry": entry, "env": env or {}})
     return Child(pid, log, self._code)
 
-  def run(self, *flags, timeout=120, **options):
+  def run(self, *flags, timeout=600, **options):
     """The same, waited for; returns its exit code and what it said."""
     child = self.start(*flags, **options)
     return child.wait(timeout), child.said()

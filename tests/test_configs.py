@@ -48,7 +48,8 @@ def test_one_step_of_every_config(name, folder):
   config.model.update(width=0.0625, projector_hidden=8, projector_dim=8)
   if config.data.name != "digits":
     config.data.update(name="folder", data_dir=str(folder), classes="", image_size=16)
-    config.model.encoder = "resnet18"  # deeper ones take long to compile and have tests of their own
+    if config.model.encoder != "convnet":  # one for each stem; deeper ones have tests of their own, and compile long
+      config.model.encoder = "resnet18" if name in ("cifar10", "imagenet100") else "convnet"
   of = "cl/" if config.learners else ""
   if config.learners:  # two stand for all, which have tests of their own
     config.model.encoder = "convnet"

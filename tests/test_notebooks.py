@@ -18,10 +18,10 @@ REDUCED = {
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_runs_from_top_to_bottom(path, monkeypatch, tmp_path_factory):
+def test_runs_from_top_to_bottom(path, monkeypatch):
   nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
-  cache = conftest.compiled_folder(tmp_path_factory)
-  for name, value in (("PYTHONPATH", str(ROOT)), ("JAX_PLATFORMS", "cpu"), ("JAX_COMPILATION_CACHE_DIR", cache),
+  for name, value in (("PYTHONPATH", str(ROOT)), ("JAX_PLATFORMS", "cpu"),
+                      ("JAX_COMPILATION_CACHE_DIR", conftest.compiled_folder()),
                       ("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0"), ("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")):
     monkeypatch.setenv(name, value)
   notebook = nbformat.read(path, as_version=4)
