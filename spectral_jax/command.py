@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import pathlib
 import re
 import sys
+import warnings
 from typing import TYPE_CHECKING
 
 try:
@@ -109,6 +111,28 @@ def keep_compiled() -> None:
     jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(CACHE).expanduser()))
   if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+  folder = jax.config.jax_compilation_cache_dir  # an empty variable means that nothing is kept
+  if folder and "://" not in folder:
+    _forget_damaged(pathlib.Path(folder))
+
+
+def _forget_damaged(folder):
+  """Removes a program that cannot be read back, in the place of JAX's warning.
+
+  JAX writes them in place, so that a kill or a full disk can leave half of one. It compiles that one anew, but never
+  writes over what is there, and would warn at every start.
+  """
+  show = warnings.showwarning
+
+  def forget_or_show(message, *rest, **more):
+    found = re.match(r"Error reading persistent compilation cache entry for '([^'/]+)'", str(message))
+    if not found:
+      return show(message, *rest, **more)
+    print(f"A compiled program in {folder} is damaged ({found[1]}): it is removed and compiled anew.", file=sys.stderr)
+    for path in folder.glob(f"{glob.escape(found[1])}-*"):
+      path.unlink(missing_ok=True)
+
+  warnings.showwarning = forget_or_show
 
 
 def resolved(argv: Sequence[str], default: str) -> tuple[list[str], str]:

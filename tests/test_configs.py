@@ -210,3 +210,11 @@ def test_compiled_programs_are_kept_where_they_can_be_read_back(devices, kept, t
   done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
   assert done.stdout.split() == [str(kept)]
   assert any((tmp_path / ".cache").rglob("*-cache")) == kept
+  if kept:  # half of a program, as a kill or a full disk leaves it, is noticed once and made again
+    start = lambda: subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True).stderr
+    for path in (tmp_path / ".cache").rglob("*-cache"):
+      path.write_bytes(path.read_bytes()[:200])
+    first = start()
+    assert "jit__lambda): it is removed and compiled anew" in first and "UserWarning" not in first
+    assert not start()
