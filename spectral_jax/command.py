@@ -111,7 +111,8 @@ def keep_compiled() -> None:
     jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(CACHE).expanduser()))
   if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-  folder = jax.config.jax_compilation_cache_dir  # an empty variable means that nothing is kept
+  # None where the variable is empty: nothing is kept then.
+  folder = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
   if folder and "://" not in folder:
     _forget_damaged(pathlib.Path(folder))
 
