@@ -1,7 +1,7 @@
 """The `fast` extra: JPEGs are decoded by simplejpeg and crops resized by cykooz-resizer, where both are installed.
 
 Decoded pixels are Pillow's, bit for bit. Resized ones are at most one level off Pillow's, since the two round
-differently, and are the same on every processor.
+differently, and do not depend on the processor's vector instructions.
 """
 
 from __future__ import annotations
