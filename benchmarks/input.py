@@ -5,13 +5,14 @@
 DIR_OR_TAR holds class folders of JPEG files, somewhere in it. They are written out `copies` times as a folder, as
 TFRecord and as ArrayRecord, and streamed from each with two crops an image, beside plain decoding of the same bytes by
 Pillow and by tf.data. "Per core" is images per second of processor time, which other work on the machine hardly
-disturbs; all are measured in turns, in an order that is drawn anew in every round. Then decoders alone, each in one
-thread, with how far their pixels are from Pillow's (simplejpeg where it is installed), and the process's memory over
-`epochs` passes through the folder. Needs the `tf` extra.
+disturbs; all are measured in turns, in an order that is drawn anew in every round. Then where the time of one image
+goes, decoders alone, each in one thread, with how far their pixels are from Pillow's, and the process's memory over
+`epochs` passes through the folder. Needs the `tf` extra; the `fast` extra is measured where it is installed, and Pillow
+alone beside it.
 """
 
 import argparse
-import importlib.util
+import functools
 import io
 import os
 import pathlib
@@ -22,6 +23,7 @@ import sys
 import tarfile
 import tempfile
 import time
+import unittest.mock
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -35,7 +37,7 @@ from PIL import Image
 
 from benchmarks import report
 from spectral_jax.augment.crop import box
-from spectral_jax.data import open_dataset
+from spectral_jax.data import decode, fast, open_dataset
 from spectral_jax.data.stream import uniform_draws
 from spectral_jax.workdir.folder import write_json
 
@@ -57,19 +59,22 @@ def main():
     splits = {kind: write(files, flags.copies, place / kind) for kind in WRITERS}
     blobs = [file.read_bytes() for file in files] * flags.copies
     rows = measure(forms(splits, blobs), len(blobs), flags.rounds)
-    alone = decoders(blobs[:len(files)], flags.rounds)
+    once = blobs[:len(files)]
+    # A stage is short, and two of them differ little: more turns.
+    parts, alone = stages(once, 3 * flags.rounds), decoders(once, flags.rounds)
     resident = memory(splits["folder"], flags.epochs)
   pixels = np.mean([np.prod(Image.open(file).size) for file in map(io.BytesIO, blobs)])
   text = (f"{len(files)} JPEGs of {pixels / 1e3:.0f} thousand pixels on average, {flags.copies} times; crops of {SIZE} "
-          f"pixels, batches of {BATCH}.\n\n" + report.table(rows) + "\n\nDecoders alone, one thread.\n\n"
-          + report.table(alone) + f"\n\nResident memory of the process over {flags.epochs} epochs from the folder, MiB: "
+          f"pixels, batches of {BATCH}.\n\n" + report.table(rows)
+          + "\n\nWhere the time of an image goes, milliseconds of processor time, one thread.\n\n" + report.table(parts)
+          + "\n\nDecoders alone, one thread.\n\n" + report.table(alone) + f"\n\nResident memory of the process over {flags.epochs} epochs from the folder, MiB: "
           + ", ".join(f"{mib:.0f} after {epoch}" for epoch, mib in resident.items()) + ".")
   print(text)
   if not flags.no_write:
     write_json(ROOT / "docs" / "input.json", {
         "about": f"python benchmarks/input.py --images=... --copies={flags.copies} --rounds={flags.rounds} "
-                 f"--epochs={flags.epochs}; {report.machine()}", "images": len(files), "forms": rows, "decoders": alone,
-        "resident_MiB_after_epoch": resident})
+                 f"--epochs={flags.epochs}; {report.machine()}", "images": len(files), "forms": rows, "stages_ms": parts,
+        "decoders": alone, "resident_MiB_after_epoch": resident})
     report.write("input", "python benchmarks/input.py --images=...", text,
                  page=ROOT / "docs" / "data.md")
 
@@ -133,11 +138,21 @@ def write(files, copies, place):
       **WRITERS[place.name](files, copies, place)))).train
 
 
+def pillow_alone(function, *args):
+  """Calls a function as if the `fast` extra were not installed."""
+  with unittest.mock.patch.object(fast, "libraries", return_value=None):
+    return function(*args)
+
+
+def boxes_of(blobs):
+  """Two boxes an image, `(n, 2, 4)`."""
+  sizes = np.array([Image.open(io.BytesIO(blob)).size[::-1] for blob in blobs])
+  return box(uniform_draws(0, 0, np.arange(len(blobs)), 2), *sizes.T[..., None], SCALE, xp=np).astype(np.int32)
+
+
 def forms(splits, blobs):
   """What is compared: name -> a function that takes all images once."""
   order = np.random.default_rng(0).permutation(len(blobs))[:len(blobs) // BATCH * BATCH].reshape(-1, BATCH)
-  sizes = np.array([Image.open(io.BytesIO(blob)).size[::-1] for blob in blobs])
-  boxes = box(uniform_draws(0, 0, np.arange(len(blobs)), 2), *sizes.T[..., None], SCALE, xp=np).astype(np.int32)
 
   def streamed(split):
     for _ in split.stream(order, crop_scale=SCALE):
@@ -158,14 +173,18 @@ def forms(splits, blobs):
     return tf.cast(tf.round(tf.stack(cut)), tf.uint8)
 
   plain = tf.data.Dataset.from_tensor_slices(blobs)
-  with_boxes = tf.data.Dataset.from_tensor_slices((blobs, boxes))
-  return {
+  with_boxes = tf.data.Dataset.from_tensor_slices((blobs, boxes_of(blobs)))
+  found = {
       "plain decoding, Pillow": with_pillow,
       "plain decoding, tf.data": lambda: with_tensorflow(plain, lambda blob: tf.io.decode_jpeg(blob, channels=3)),
       "two crops, tf.data": lambda: with_tensorflow(with_boxes, two_crops),
       "two crops, folder": lambda: streamed(splits["folder"]),
       "two crops, TFRecord": lambda: streamed(splits["tfrecord"]),
       "two crops, ArrayRecord": lambda: streamed(splits["array_record"])}
+  if fast.libraries():
+    found |= {f"{name}, Pillow alone": functools.partial(pillow_alone, found[name])
+              for name in found if name.startswith("two crops") and not name.endswith("tf.data")}
+  return found
 
 
 def measure(functions, count, rounds):
@@ -184,8 +203,46 @@ def measure(functions, count, rounds):
            "share of the faster plain decoding": busy[name] / fastest} for name in functions]
 
 
+def in_turns(functions, rounds):
+  """Median seconds of processor time of each function, called once to warm up."""
+  seconds = {name: [] for name in functions}
+  for turn in range(rounds + 1):
+    for name in random.sample(list(functions), len(functions)):
+      began = time.process_time()
+      functions[name]()
+      if turn:
+        seconds[name].append(time.process_time() - began)
+  return {name: statistics.median(taken) for name, taken in seconds.items()}
+
+
+def stages(blobs, rounds):
+  """Rows of the second table, with the extra where it is installed and with Pillow alone."""
+  boxes = boxes_of(blobs).tolist()
+
+  def decoding():
+    for blob in blobs:
+      decode.decode(blob, 3)
+
+  def two_crops(images):
+    for image, places in zip(images, boxes):
+      for place in places:
+        decode.crop(image, place, SIZE)
+
+  decoded = lambda: [decode.decode(blob, 3) for blob in blobs]
+  forms = {"Pillow alone": pillow_alone}
+  if fast.libraries():
+    forms["fast extra"] = lambda function, *args: function(*args)
+  functions = {}
+  for form, call in forms.items():
+    functions[form, "decoding"] = functools.partial(call, decoding)
+    functions[form, "two crops"] = functools.partial(call, two_crops, call(decoded))
+  taken = {name: seconds / len(blobs) * 1e3 for name, seconds in in_turns(functions, rounds).items()}
+  return [{"form": form} | {stage: taken[form, stage] for stage in ("decoding", "two crops")}
+          | {"together": taken[form, "decoding"] + taken[form, "two crops"]} for form in forms]
+
+
 def decoders(blobs, rounds):
-  """Rows of the second table. "image" is Pillow's, which the crops are cut from; "array" is NumPy's."""
+  """Rows of the third table. "image" is Pillow's, which the crops are cut from; "array" is NumPy's."""
   def of_pillow(blob):
     image = Image.open(io.BytesIO(blob), formats=("JPEG",))
     image.load()
@@ -200,24 +257,21 @@ def decoders(blobs, rounds):
   found = {"TensorFlow, array": of_tensorflow(""), "TensorFlow, accurate, array": of_tensorflow("INTEGER_ACCURATE"),
            "Pillow, image": of_pillow, "Pillow, array": lambda blob: np.asarray(of_pillow(blob)),
            "Pillow, drafted, image": drafted}
-  if importlib.util.find_spec("simplejpeg"):
-    import simplejpeg
+  if fast.libraries():
+    simplejpeg, _ = fast.libraries()
     found |= {"simplejpeg, array": simplejpeg.decode_jpeg,
               "simplejpeg, image": lambda blob: Image.fromarray(simplejpeg.decode_jpeg(blob))}
-  seconds = {name: [] for name in found}
-  for turn in range(rounds + 1):
-    for name in random.sample(list(found), len(found)):
-      began = time.process_time()
-      for blob in blobs:
-        found[name](blob)
-      if turn:
-        seconds[name].append(time.process_time() - began)
+  def decode_with(decoder):
+    for blob in blobs:
+      decoder(blob)
+
+  seconds = in_turns({name: functools.partial(decode_with, decoder) for name, decoder in found.items()}, rounds)
   rows = []
   for name, decoder in found.items():
     pairs = [(np.asarray(decoder(blob)).astype(int), np.asarray(of_pillow(blob)).astype(int)) for blob in blobs]
     rows.append({
-        "decoder": name, "images/s per core": round(len(blobs) / statistics.median(seconds[name])),
-        "share of TensorFlow's": statistics.median(seconds["TensorFlow, array"]) / statistics.median(seconds[name]),
+        "decoder": name, "images/s per core": round(len(blobs) / seconds[name]),
+        "share of TensorFlow's": seconds["TensorFlow, array"] / seconds[name],
         "largest difference from Pillow": max(int(np.abs(a - b).max()) for a, b in pairs if a.shape == b.shape),
         "images of another size": sum(a.shape != b.shape for a, b in pairs)})
   return rows

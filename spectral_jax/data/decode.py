@@ -1,4 +1,6 @@
-"""From bytes to pixels: the one decoder that resident and streamed data share, with Pillow, in threads.
+"""From bytes to pixels: the one decoder that resident and streamed data share, in threads.
+
+Pillow does it, and, where the `fast` extra is installed, `spectral_jax.data.fast` does what it can do faster.
 
 What an image looks like does not depend on how it is read:
 
@@ -24,6 +26,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spectral_jax._errors import ConfigError, RunError
+from spectral_jax.data import fast
 from spectral_jax.data.cache import THREADS
 from spectral_jax.progress import bar
 
@@ -102,24 +105,36 @@ def channels_of(image: Any) -> int:
 
 
 def decode(blob: bytes, channels: int) -> Any:
-  """The Pillow image in `blob`, upright, opaque and of 8 bits: "L" for 1 channel, "RGB" for 3."""
-  return _plain(_open(blob), channels)
+  """The image in `blob`, upright, opaque and of 8 bits, for `extent`, `square` and `crop`.
+
+  A Pillow image, "L" for 1 channel and "RGB" for 3, or an array `(h, w, c)`: of most JPEGs, with the `fast` extra.
+  """
+  return _plain(_open(blob), blob, channels)
+
+
+def extent(image: Any) -> tuple[int, int]:
+  """`(height, width)` of what `decode` returns."""
+  return image.shape[:2] if isinstance(image, np.ndarray) else image.size[::-1]
 
 
 def square(image: Any, size: int) -> np.ndarray:
-  """A Pillow image's largest middle square as uint8 `(size, size, c)`."""
-  width, height = image.size
+  """An image's largest middle square as uint8 `(size, size, c)`."""
+  height, width = extent(image)
   side = min(width, height)
   return crop(image, ((height - side) // 2, (width - side) // 2, side, side), size)
 
 
-def crop(image: Any, box: Sequence[float], size: int) -> np.ndarray:
-  """The part `box` (top, left, height, width) of a Pillow image as uint8 `(size, size, c)`, bilinear, antialiased."""
+def crop(image: Any, box: Sequence[int], size: int) -> np.ndarray:
+  """The part `box` (top, left, height, width) of an image as uint8 `(size, size, c)`, bilinear, antialiased."""
   top, left, height, width = box
-  if (top, left, width, height) != (0, 0, *image.size):
-    # Cut first: Pillow's own `box` lets pixels outside it into the filter.
+  # Cut first: the resizers' own boxes let pixels outside them into the filter.
+  if isinstance(image, np.ndarray):
+    image = image[top:top + height, left:left + width]
+  elif (top, left, height, width) != (0, 0, *extent(image)):
     image = image.crop((left, top, left + width, top + height))
-  if image.size != (size, size):
+  if (height, width) != (size, size):
+    if (pixels := fast.resize(image, height, width, size)) is not None:
+      return pixels
     image = image.resize((size, size), pillow().Resampling.BILINEAR)
   return np.asarray(image).reshape(size, size, -1)
 
@@ -171,7 +186,7 @@ def decode_all(encoded: Encoded, count: int, *, size: int, channels: int | None 
       try:
         image = _open(blob)
         gray[i] = channels_of(image) == 1
-        pixels[i] = square(_plain(image, pixels.shape[-1]), size)
+        pixels[i] = square(_plain(image, blob, pixels.shape[-1]), size)
       except broken() as error:
         if on_undecodable == "error":
           raise Undecodable(encoded.describe(i), error) from error
@@ -200,8 +215,13 @@ def _open(blob):
   return image
 
 
-def _plain(image, channels):
+def _plain(image, blob, channels):
   turn = _turn(image)
+  mode = "L" if channels == 1 else "RGB"
+  # What must be turned, or converted otherwise than from gray to color, is left to Pillow.
+  plain = image.format == "JPEG" and image.mode in ("L", mode) and turn == 1
+  if plain and (array := fast.decode_jpeg(blob, channels)) is not None:
+    return array
   image.load()
   if image.mode.startswith("I"):
     # Scaled by hand: Pillow's own conversion cuts off. (v + 128) // 257 is round(v / 257).
@@ -211,7 +231,6 @@ def _plain(image, channels):
     image = image.convert("RGBA")
     page = pillow().new("RGBA", image.size, "white")
     image = pillow().alpha_composite(page, image).convert("RGB")
-  mode = "L" if channels == 1 else "RGB"
   if image.mode != mode:  # Pillow copies where there is nothing to convert
     image = image.convert(mode)
   return image if turn == 1 else image.transpose(_transposes()[turn])

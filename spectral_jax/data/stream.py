@@ -15,7 +15,7 @@ import numpy as np
 from spectral_jax._errors import RunError
 from spectral_jax.augment.crop import DRAWS, box
 from spectral_jax.data.cache import THREADS
-from spectral_jax.data.decode import Undecodable, broken, crop, decode, read_one
+from spectral_jax.data.decode import Undecodable, broken, crop, decode, extent, read_one
 
 if TYPE_CHECKING:
   from collections.abc import Iterable, Iterator
@@ -145,10 +145,10 @@ def _check_rows(rows, size):
 
 def _check_size(image, encoded, index):
   """Stops at an image that is not the one whose size the boxes were computed from."""
-  if (image.height, image.width) != tuple(encoded.sizes[index]):
+  if (now := extent(image)) != tuple(encoded.sizes[index]):
     height, width = encoded.sizes[index]
     raise RunError(f"{encoded.describe(index)} has changed: it was {width} x {height} pixels when the data set was "
-                   f"indexed and is {image.width} x {image.height} now. Put the old one back, or start again")
+                   f"indexed and is {now[1]} x {now[0]} now. Put the old one back, or start again")
 
 
 def _middle(heights, widths):
