@@ -50,7 +50,8 @@ def main(config: Config, name: str) -> None:
       setting=f"{config.model.encoder}, {config.loss.name}, batches of {config.batch_size}, epochs that a bank serves: "
               f"{config.bank.refresh_epochs}, {config.selection.candidates or 'all'} candidates.",
       tell=lambda runs: {"targets": targets, "summary": summarize(runs, targets)},
-      draw=lambda folder, content: curves.save_comparison(folder / "curves.png", content["runs"], targets))
+      draw=lambda folder, content: curves.save_comparison(
+          folder / "curves.png", content["runs"], targets, content["about"]["clock"]))
   folder = pathlib.Path(command.WORKDIR.value or f"runs/compare-{name}")
   content = conduct(study, config, folder)
   if PAGE.value:

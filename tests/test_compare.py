@@ -47,6 +47,8 @@ def test_every_rule_and_seed_is_scored_on_one_schedule(compared):
     assert all(0 <= p[name] <= 1 for p in result["curve"] for name in FIGURES)
     seconds = [p["seconds"] for p in result["curve"]]
     assert seconds == sorted(seconds) and seconds[0] > 0
+    busy = [p["processor_seconds"] for p in result["curve"]]
+    assert busy == sorted(busy) and busy[0] > 0
     assert (result["selection_seconds"] > 0) == (result["rule"] != "random")
 
 
@@ -81,7 +83,7 @@ def test_table_picture_and_page(compared, tmp_path):
   about = {"command": "command", "date": "date", "hardware": "hardware", "setting": "setting.", "seeds": "0, 1",
            "pictures": ["curves.png"]}
   text = page.section({"about": about, "targets": TARGETS, "summary": summary})
-  assert "| hard_balanced | 0 of 2 |  |  |  |" in text and "nan" not in text
+  assert "| hard_balanced | 0 of 2 |  |  |  |  |  |" in text and "nan" not in text
   for _ in range(2):
     page.write_section(tmp_path / "docs" / "results.md", "tiny", "Tiny", text)
   page.write_section(tmp_path / "docs" / "results.md", "other", "Other", "nothing")
@@ -103,6 +105,21 @@ def test_targets_count_the_first_point_that_reaches_them():
   curve = [{"step": s, "linear_accuracy": a} for s, a in ((1, 0.5), (2, 0.9), (3, 0.8), (4, 0.95))]
   assert intervals.first_reaching(curve, "linear_accuracy", 0.9)["step"] == 2
   assert intervals.first_reaching(curve, "linear_accuracy", 0.99) is None
+
+
+def test_time_is_compared_with_random_batches_seed_by_seed():
+  def run(rule, seed, *points):
+    keys = ("step", "examples", "seconds", "processor_seconds")
+    curve = [{**dict.fromkeys(keys, busy), **dict.fromkeys(FIGURES, score)} for busy, score in points]
+    return {"rule": rule, "seed": seed, "curve": curve}
+
+  runs = [run("random", 0, (10, 0.1), (20, 0.6)), run("random", 1, (10, 0.6), (40, 0.7)), run("random", 2, (9, 0.1)),
+          run("hard", 0, (6, 0.5), (30, 0.6)), run("hard", 1, (9, 0.1), (20, 0.9)), run("hard", 2, (9, 0.9))]
+  row = intervals.summarize(runs, TARGETS)["hard"]
+  np.testing.assert_allclose(row["processor_ratio"], intervals.interval([1.5, 0.5, 1.0]))
+  # Seed 2 of random batches never gets there, so that it has no ratio.
+  assert row["linear_accuracy_target"]["reached"] == 3
+  np.testing.assert_allclose(row["linear_accuracy_target"]["processor_ratio"], intervals.interval([6 / 20, 20 / 10]))
 
 
 def test_a_rule_without_a_coverage_chooses_from_all():

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
   from spectral_jax._types import Config
 
-COUNTED = ("step", "seconds", "trained_seconds", "evaluation_seconds")
+COUNTED = ("step", "seconds", "trained_seconds", "trained_processor_seconds", "evaluation_seconds")
 
 
 class Recorded(NamedTuple):

@@ -56,8 +56,8 @@ def run_cases(cases: Mapping[str, Config], folder: pathlib.Path, *, evaluate: Ev
 
   Returns:
     `(results, failures)`: `{name: result}`, a result having "curve" (a list of points with "step", "examples",
-    "seconds" and the scores), "refresh_seconds", "selection_seconds" and the batches' mean ranks, and of its data
-    "dataset", "train_images" and "class_names"; and `{name: message}`.
+    "seconds", "processor_seconds" and the scores), "refresh_seconds", "selection_seconds" and the batches' mean ranks,
+    and of its data "dataset", "train_images" and "class_names"; and `{name: message}`.
 
   Raises:
     ConfigError: a case has a config that no run could use; nothing has been run then.
@@ -141,9 +141,9 @@ def _read(folder, batch_size):
   """A run's curve and what selection cost it, from its metrics."""
   records = read_metrics(folder)
   points = [r for r in records if "trained_seconds" in r]
-  scores = [{k: v for k, v in r.items() if k not in ("step", "trained_seconds", "evaluation_seconds")} for r in points]
-  curve = [{"step": r["step"], "examples": r["step"] * batch_size, "seconds": r["trained_seconds"], **of_point}
-           for r, of_point in zip(points, scores)]
+  scores = [{k: v for k, v in r.items() if k != "step" and not k.endswith("seconds")} for r in points]
+  curve = [{"step": r["step"], "examples": r["step"] * batch_size, "seconds": r["trained_seconds"],
+            "processor_seconds": r["trained_processor_seconds"], **of_point} for r, of_point in zip(points, scores)]
   column = lambda name: [r[name] for r in records if name in r]
   ranks = {f"mean_{name}": float(np.mean(column(name))) for name in ("selected_rank", "random_rank") if column(name)}
   return {"curve": curve, "refresh_seconds": sum(column("refresh_seconds")),

@@ -24,18 +24,21 @@ TITLES = {one.key: one.title.capitalize() for one in SCORES}
 
 
 def save_comparison(path: pathlib.Path, results: Sequence[Mapping[str, Any]],
-                    targets: Mapping[str, float]) -> list[str]:
-  """Draws the mean curve of each rule against its mean training time; the targets are dotted; returns `[name]`."""
+                    targets: Mapping[str, float], clock: str = "seconds") -> list[str]:
+  """Draws the mean curve of each rule against its mean training time; the targets are dotted; returns `[name]`.
+
+  `clock` is what time is told by: "seconds" or "processor_seconds".
+  """
   rules = list(dict.fromkeys(result["rule"] for result in results))
   curves = {rule: [result["curve"] for result in results if result["rule"] == rule] for rule in rules}
   with style():
     figure = Figure(figsize=(13, 4.0), layout="constrained")
     axes = figure.subplots(1, len(SCORES))
     for axis, name in zip(axes, TITLES):
-      _over(axis, curves, name, "seconds")
+      _over(axis, curves, name, clock)
       if name in targets:
         axis.axhline(targets[name], color=INK, linestyle=":", linewidth=1)
-      axis.set(title=TITLES[name], xlabel="seconds of training, selection included")
+      axis.set(title=TITLES[name], xlabel=f"{clock.replace('_', ' ')} of training, selection included")
     _legend(figure, axes[0])
     save(figure, path)
   return [path.name]

@@ -69,7 +69,8 @@ def summarize(results: Sequence[Mapping[str, Any]], targets: Mapping[str, float]
     targets: `{"knn_accuracy": ..., "linear_accuracy": ...}`.
 
   Returns:
-    A dict of dicts; entries are `(mean, half)`, reached targets also with how many seeds reached them.
+    A dict of dicts; entries are `(mean, half)`, reached targets also with how many seeds reached them. Ratios are to
+    `random` of the same seed: over the seeds that both have, or that both reach the target with.
   """
   by_rule = {}
   for result in results:
@@ -81,8 +82,8 @@ def _row(runs, random, targets):
   final = {seed: run["curve"][-1] for seed, run in runs.items()}
   seconds = [point["seconds"] for point in final.values()]
   row = {"seeds": len(runs), "seconds": interval(seconds), "fastest": min(seconds), "slowest": max(seconds)}
-  row["selection_share"] = interval([
-      (run["refresh_seconds"] + run["selection_seconds"]) / run["curve"][-1]["seconds"] for run in runs.values()])
+  row["processor_seconds"] = interval([point["processor_seconds"] for point in final.values()])
+  row["processor_ratio"] = _ratio(final, {seed: run["curve"][-1] for seed, run in random.items()})
   ranks = [run["mean_selected_rank"] / run["mean_random_rank"] for run in runs.values() if "mean_random_rank" in run]
   row["rank_ratio"] = interval(ranks) if ranks else None
   for name, _, _ in SCORES:
@@ -90,7 +91,15 @@ def _row(runs, random, targets):
     row[f"{name}_gain"] = interval([
         final[seed][name] - random[seed]["curve"][-1][name] for seed in final if seed in random])
   for name, target in targets.items():
-    reached = [point for run in runs.values() if (point := first_reaching(run["curve"], name, target))]
-    row[f"{name}_target"] = {"reached": len(reached), **{
-        key: interval([point[key] for point in reached]) for key in ("seconds", "step", "examples")}}
+    reached, by_random = ({seed: point for seed, run in of.items()
+                           if (point := first_reaching(run["curve"], name, target))} for of in (runs, random))
+    row[f"{name}_target"] = {"reached": len(reached), "processor_ratio": _ratio(reached, by_random), **{
+        key: interval([point[key] for point in reached.values()])
+        for key in ("seconds", "processor_seconds", "step", "examples")}}
   return row
+
+
+def _ratio(points, others):
+  """Processor seconds of `{seed: point}` over those of `others`, seed by seed."""
+  return interval([point["processor_seconds"] / others[seed]["processor_seconds"]
+                   for seed, point in points.items() if seed in others])

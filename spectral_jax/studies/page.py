@@ -30,7 +30,8 @@ def section(results: Mapping[str, Any]) -> str:
   about, rows, targets = results["about"], results["summary"], results["targets"]
   return "\n".join([
       *_origin(about, "Seconds are training time: steps, bank refreshes and selection, without evaluation and "
-               "compilation."),
+               "compilation; processor seconds are those of all cores together, which other work on the machine hardly "
+               "moves."),
       *_final(rows), "", *_verdict(rows), "", *_to_targets(rows, targets), "", *_cost(rows), "",
       *(f"![Accuracy over training time]({picture})" for picture in about["pictures"])])
 
@@ -102,15 +103,17 @@ def _final(rows):
 
 def _cost(rows):
   lines = ["What it cost, and what the rule did to the batches' effective rank (participation ratio in the bank):", "",
-           "| rule | training, s | refresh and selection | selected / random rank |", "|---|---:|---:|---:|"]
+           "| rule | training, s | processor, s | processor / random's | selected / random rank |",
+           "|---|---:|---:|---:|---:|"]
   for rule, row in rows.items():
     ratio = "" if row["rank_ratio"] is None else f"{row['rank_ratio'][0]:.2f}"
-    lines.append(f"| {rule} | {_plain(row['seconds'], 1)} | {100 * row['selection_share'][0]:.1f}% | {ratio} |")
+    lines.append(f"| {rule} | {_plain(row['seconds'], 1)} | {_plain(row['processor_seconds'], 1)} "
+                 f"| {_versus(rule, row['processor_ratio'])} | {ratio} |")
   uniform = rows.get("random")
   if uniform and uniform["seeds"] > 1:
     lines += ["", "Runs with random batches do the same work for every seed; they took from "
               f"{uniform['fastest']:.1f} to {uniform['slowest']:.1f} s. So much the machine itself moves the seconds; "
-              "steps and examples are free of it."]
+              "steps and examples are free of it, processor seconds nearly."]
   return lines
 
 
@@ -118,12 +121,14 @@ def _to_targets(rows, targets):
   lines = []
   for name in targets:
     lines += ["", f"To {100 * targets[name]:.1f}% {TITLES[name]} accuracy: the first evaluation that reaches it, means "
-              "over the seeds that do:", "", "| rule | seeds that reach it | seconds | steps | examples |",
-              "|---|---:|---:|---:|---:|"]
+              "over the seeds that do; the ratio over those that do with both:", "",
+              "| rule | seeds that reach it | seconds | processor s | processor / random's | steps | examples |",
+              "|---|---:|---:|---:|---:|---:|---:|"]
     for rule, row in rows.items():
       to = row[f"{name}_target"]
       cells = [_plain(to[key], digits) if to["reached"] else ""
-               for key, digits in (("seconds", 1), ("step", 0), ("examples", 0))]
+               for key, digits in (("seconds", 1), ("processor_seconds", 1), ("step", 0), ("examples", 0))]
+      cells.insert(2, _versus(rule, to["processor_ratio"]))
       lines.append(f"| {rule} | {to['reached']} of {row['seeds']} | " + " | ".join(cells) + " |")
   return lines[1:]
 
@@ -141,6 +146,11 @@ def _verdict(rows):
     lines.append(f"- Final {title} accuracy against random, seed by seed, by intervals that exclude zero (not "
                  f"corrected for the number of rules): {said or 'too few seeds to say'}.")
   return lines
+
+
+def _versus(rule, ratio):
+  """A ratio to random batches; nothing for these themselves, or where there is no pair."""
+  return "" if rule == "random" or math.isnan(ratio[0]) else _plain(ratio, 2)
 
 
 def _percent(interval):

@@ -85,11 +85,16 @@ def provenance(module: str) -> dict[str, str]:
           "hardware": f"{len(devices)} x {devices[0].device_kind} ({platform.machine()}{cores})"}
 
 
+def clock() -> str:
+  """Which of a point's seconds can be compared: the processor's, unless the work is done elsewhere."""
+  return "processor_seconds" if jax.devices()[0].platform == "cpu" else "seconds"
+
+
 def about(study: Study, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   """Where the figures come from: command, hardware, date and setting."""
   numbers = sorted({run["train_images"] for run in runs})
   images = " to ".join(f"{number:,}" for number in dict.fromkeys((numbers[0], numbers[-1])))
   return {
-      **provenance(study.module),
+      **provenance(study.module), "clock": clock(),
       "setting": f"{', '.join(sorted({run['dataset'] for run in runs}))}, {images} training images, {study.setting}",
       "seeds": ", ".join(map(str, study.seeds))}

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
   from typing import Any
 
 RESULTS = "results.json"
-ABOUT = ("step", "examples", "seconds")
+ABOUT = ("step", "examples", "seconds", "processor_seconds")
 # Of all charts together; the libraries take as much again.
 MOST_CHARACTERS = 950_000
 
@@ -120,13 +120,14 @@ def _curves(runs, results):
   if all(len(curve) < 2 for curves in groups.values() for curve in curves):
     return [], []
   targets, shown, others = results.get("targets", {}), [], []
+  clock = results.get("about", {}).get("clock", "seconds")
   metrics = _metrics(runs)
   most = max(30, charts.PAGE_POINTS // max(1, 3 * len(groups) * len(metrics)))
   for metric in metrics:
     about = metric.rpartition("/")[2] in _shown(results)
-    for axis in ("step", "seconds") if metric in targets else ("step",):
+    for axis in ("step", clock) if metric in targets else ("step",):
       found = {name: points for name, curves in groups.items() if (points := _mean_curve(curves, metric, axis))}
-      title = _said(metric) + (", over seconds of training" if axis == "seconds" else "")
+      title = _said(metric) + (f", over {_said(clock)} of training" if axis == clock else "")
       (shown if about else others).append(_card(title, found, axis, targets.get(metric), most))
   return shown, others
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
   from spectral_jax._types import Config
 
-NOT_MEASURED = ("step", "examples", "seconds")
+NOT_MEASURED = ("step", "examples", "seconds", "processor_seconds")
 
 
 def study_of(config: Config, axes: Mapping[str, Sequence[Any]], cells: Mapping[str, tuple[dict[str, Any], Config]],

@@ -51,7 +51,7 @@ def train(run: Run, folder: pathlib.Path, evaluate: Evaluate | None = None) -> t
   """
   config = run.config
   state, tables = run.init(), first_tables(run.plan, run.bank)
-  host = {"seconds": 0.0, "timed": [0, 0.0], "last": {}}
+  host = {"seconds": 0.0, "processor_seconds": 0.0, "timed": [0, 0.0], "last": {}}
   with checkpoints.open_checkpoints(folder, config.checkpoint.keep) as manager:
     restored = checkpoints.restore_latest(manager, _content(state, tables))
     if restored:
@@ -121,7 +121,8 @@ def _evaluated(run, state, log, step, evaluate):
   started = time.perf_counter()
   with log.doing("evaluating"):
     scores = evaluate(run, state)
-  log.write(step, {**scores, "trained_seconds": log.seconds(), "evaluation_seconds": time.perf_counter() - started})
+  log.write(step, {**scores, "trained_seconds": log.seconds(), "trained_processor_seconds": log.processor_seconds(),
+                   "evaluation_seconds": time.perf_counter() - started})
   return scores
 
 

@@ -52,6 +52,7 @@ class Log:
   def __init__(self, folder, step, total_steps, config, host):
     self._every, self._batch_size, self._total = config.log_every, config.batch_size, total_steps
     self._seconds = host["seconds"]           # trained, evaluation left out
+    self._busy = host.get("processor_seconds", 0.0)  # the same of the processor; older checkpoints lack it
     self._timed = list(host["timed"])         # steps and seconds of intervals that compiled nothing
     self._last = dict(host["last"])
     self.was_interrupted = "pending" in host  # by a signal, and not stopped at a checkpoint that was due
@@ -67,8 +68,8 @@ class Log:
                              bar_format="{percentage:3.0f}% of {total_fmt} steps  {desc}", disable=not self._lead)
 
   def start(self) -> None:
-    """The clock runs from here."""
-    self._started = time.perf_counter()
+    """The clocks run from here."""
+    self._started = _clocks()
 
   def add(self, step: int, metrics: Mapping[str, Array]) -> None:
     """Takes the metrics of step number `step` (counted from 1), still on the device."""
@@ -78,7 +79,7 @@ class Log:
       self._before, self._present = self._present, []
 
   def flush(self) -> None:
-    """Waits for every step so far, writes its metrics, and stops the clock."""
+    """Waits for every step so far, writes its metrics, and stops the clocks."""
     for part in (self._before, self._present):
       self._write(part)
     self._before, self._present = [], []
@@ -115,9 +116,17 @@ class Log:
     """Seconds of training counted so far."""
     return self._seconds
 
+  def processor_seconds(self) -> float:
+    """Seconds that training has kept this process's processor busy, choosing batches included.
+
+    Other work on the machine moves them far less than the clock's; an accelerator's time is not in them.
+    """
+    return self._busy
+
   def host(self) -> dict[str, Any]:
     """The numbers that a checkpoint carries along."""
-    return {"seconds": self._seconds, "timed": self._timed, "last": self._last, "lines": self._lines}
+    return {"seconds": self._seconds, "processor_seconds": self._busy, "timed": self._timed, "last": self._last,
+            "lines": self._lines}
 
   def close(self) -> None:
     self._bar.close()
@@ -154,15 +163,21 @@ class Log:
     return "  ".join(said or ["compiling"])
 
   def _tick(self, steps):
-    now = time.perf_counter()
-    passed = now - self._started if self._started is not None else 0.0
+    now = _clocks()
+    passed, busy = (b - a for a, b in zip(self._started or now, now))
     self._started = now
     self._seconds += passed
+    self._busy += busy
     if self._fresh and steps:
       self._fresh = False                     # the first interval compiles
     else:
       self._timed[0] += steps
       self._timed[1] += passed
+
+
+def _clocks():
+  """Seconds of the clock and of this process's processor."""
+  return time.perf_counter(), time.process_time()
 
 
 def _on_host(interval):
