@@ -95,18 +95,36 @@ def test_it_can_be_trained_and_compiled_into_more(trained):
   slope = jax.jit(jax.grad(lambda v: jnp.sum(apply(v, images) ** 2)))(variables)
   assert np.abs(slope["params"]["encoder"]["conv1"]["kernel"]).max() > 0
   np.testing.assert_array_equal(slope["params"]["projector"]["hidden1"]["kernel"], 0)
+  # Traced images too: under jit, mapped one by one, and differentiated.
+  features = apply(variables, images)
+  np.testing.assert_allclose(jax.jit(apply)(variables, images), features, rtol=1e-5, atol=1e-6)
+  one_by_one = jax.vmap(lambda image: apply(variables, image[None])[0])(images)
+  np.testing.assert_allclose(one_by_one, features, rtol=1e-5, atol=1e-6)
+  assert np.abs(jax.grad(lambda x: jnp.sum(apply(variables, x)))(images)).max() > 0
 
 
 @pytest.mark.parametrize("images, error, message", [
     (np.zeros((8, 8, 1), np.uint8), ValueError, r"images must be \(b, h, w, c\)"),
     (np.zeros((2, 8, 8, 3), np.uint8), ValueError, "as many channels as it was trained on"),
     (np.full((2, 8, 8, 1), 200.0), ValueError, "divide by 255"),
+    (np.where(np.arange(8)[:, None] == 3, np.nan, np.full((2, 8, 8, 1), 200.0)), ValueError, "divide by 255"),
+    (np.zeros((2, 20, 12, 1), np.uint8), ValueError, r"trained on images of 8x8 pixels; give that size"),
+    (np.zeros((2, 0, 0, 1), np.uint8), ValueError, r"must have pixels and channels, got the shape \(2, 0, 0, 1\)"),
+    ([[[[0.0]]]], TypeError, "images must be an array, got list; convert it with np.asarray"),
+    (None, TypeError, "images must be an array, got NoneType"),
     (np.zeros((2, 8, 8, 1), np.int64), TypeError, "must be uint8 or floats"),
     (np.zeros((2, 8, 8, 1), bool), TypeError, "must be uint8 or floats")])
 def test_wrong_images_are_answered(trained, images, error, message):
   apply, variables = spectral_jax.load_encoder(trained[0])
   with pytest.raises(error, match=message):
     apply(variables, images)
+
+
+def test_wrong_variables_are_answered(trained):
+  apply, variables = spectral_jax.load_encoder(trained[0])
+  for wrong, got in ((None, "got NoneType"), (variables["params"], r"got \['encoder', 'projector'\]")):
+    with pytest.raises(TypeError, match="variables must be a dictionary with batch_stats and params.*" + got):
+      apply(wrong, np.zeros((2, 8, 8, 1), np.uint8))
 
 
 def test_wrong_places_are_answered(trained, tmp_path):
