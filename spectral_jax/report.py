@@ -27,11 +27,12 @@ def main(words: Sequence[str]) -> None:
     raise ConfigError("name one or more workdirs, as in `python -m spectral_jax.report runs/digits`")
   from spectral_jax.reports import report  # after the flags: a wrong one is answered at once
   from spectral_jax.studies import study_page, variance_page
-  from spectral_jax.workdir.folder import disk_errors
+  from spectral_jax.workdir.folder import check_place, disk_errors
   folder = pathlib.Path(words[0]).expanduser()
   path = pathlib.Path(OUT.value or (folder / "report.html" if len(words) == 1 else "report.html"))
-  if not path.absolute().parent.is_dir():
+  if not OUT.value and not path.absolute().parent.is_dir():
     raise ConfigError(f"{path.absolute().parent} is not a folder; name the workdir of a run, or another --out")
+  check_place("--out", path)
   with disk_errors(path.absolute().parent):
     if len(words) == 1 and study_page.is_study(folder):
       study_page.write(path, folder)

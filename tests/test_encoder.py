@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -242,6 +243,42 @@ def test_the_command_writes_features_and_variables(trained, tmp_path):
     assert len(file.keys()) == len(jax.tree.leaves(variables_of(state.learners["cl"])))
   wrong = command(folder)
   assert wrong.returncode == 1 and "nothing to do" in wrong.stderr and "Traceback" not in wrong.stderr
+
+
+# Calls the command several times in one process, with the flags of each line of argv[2] (JSON); prints what came.
+CALLS = """
+import json, sys
+from absl import flags
+from absl.testing import flagsaver
+from spectral_jax import embed
+flags.FLAGS(["embed"])
+for values in json.loads(sys.argv[2]):
+  with flagsaver.flagsaver(**values):
+    try:
+      embed.main([sys.argv[1]])
+    except embed.ConfigError as error:
+      print(error)
+"""
+
+
+def test_what_embed_cannot_use_is_said_in_its_own_flags(trained, tmp_path):
+  save_images(tmp_path / "in", 3, color=False)
+  bad, out = tmp_path / "in" / "bad.png", str(tmp_path / "f.npz")
+  bad.write_bytes(b"nothing")
+  calls = (
+      ({"out": out, "data": "none/here"}, "--data='none/here' is not a folder; name one"),
+      ({"out": out, "data": str(bad.parent)}, "bad.png .*--skip_undecodable$"),
+      ({"out": out, "data": "digts"}, "^--data='digts' is not known. Did you mean 'digits'"),
+      ({"out": "none/f.npz"}, "none is not a folder, so .*f.npz cannot be written.*another --out"),
+      ({"export": "/proc/f.safetensors"}, "/proc/f.safetensors cannot be written: .*another --export"),
+      ({"out": out, "data": str(bad.parent), "skip_undecodable": True}, "of 4 images.*; 1 undecodable left out: .*bad.png$"))
+  done = subprocess.run([sys.executable, "-c", CALLS, str(trained[0]), json.dumps([values for values, _ in calls])],
+                        env={**os.environ, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True)
+  said = done.stdout.splitlines()
+  assert len(said) == len(calls) and "config." not in done.stdout, done.stderr
+  for line, (_, expected) in zip(said, calls):
+    assert re.search(expected, line), line
+  assert np.load(out)["skipped"].tolist() == [str(bad)]
 
 
 def test_embedding_a_folder_converts_colors(trained, tmp_path):

@@ -155,6 +155,11 @@ def test_several_runs_begin_with_what_differs(workdir, tmp_path):
   assert page.index("Where the configs differ") < page.index("What the features are worth")
   [row] = re.findall(r"<tr><td>optimizer.learning_rate</td><td>0.003</td><td>0.125</td></tr>", page)
   table = page[page.index("Where the configs differ"):page.index("What the features are worth")]
+  # A key that one run lacks, an empty one and None are three things.
+  runs = [recorded.Recorded(name, workdir, config, {}, {}, {}) for name, config in (
+      ("a", {"one": None, "two": 0}), ("b", {"one": "", "two": 0, "three": 3}))]
+  assert [re.findall("<td>(.*?)</td>", row) for row in report._differences(runs).split("<tr>")[2:]] == [
+      ["one", "None", '""'], ["three", "—", "3"]]
   assert table.count("<tr>") == 2 and len(page) < 2 * MEGABYTE
   assert f"{workdir.name}: cl" in names_drawn(page) and "other: cl" in names_drawn(page)
 

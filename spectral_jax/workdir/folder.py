@@ -246,6 +246,20 @@ def writable(folder: str | pathlib.Path) -> pathlib.Path:
   return folder
 
 
+def check_place(flag: str, path: str | pathlib.Path) -> None:
+  """Raises ConfigError where no file of that path could be written; before any work is done."""
+  path = pathlib.Path(path).absolute()
+  if not path.parent.is_dir():
+    raise ConfigError(f"{path.parent} is not a folder, so {path} cannot be written; make it or give another {flag}")
+  if path.is_dir():
+    raise ConfigError(f"{path} is a folder, so no file of that name can be written; give another {flag}")
+  try:
+    with tempfile.TemporaryFile(dir=path.parent):
+      pass
+  except OSError as error:
+    raise ConfigError(f"{path} cannot be written: {error.strerror}; give another {flag}, or free some space") from error
+
+
 @contextlib.contextmanager
 def _writable(folder):
   try:
