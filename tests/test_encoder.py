@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import spectral_jax
-from spectral_jax import embedding
+from spectral_jax import embedding, job
 from spectral_jax._errors import ConfigError, RunError
 from spectral_jax.config import load_config
 from spectral_jax.data.folder import open_images
@@ -327,8 +327,17 @@ def test_a_network_that_does_not_fit_is_named(trained):
   del wider["encoder"]["conv2"]
   with pytest.raises(ConfigError, match=r"encoder.conv2.kernel: \(.*\) there, absent here; projector"):
     taken_over(bad, config)
-  with pytest.raises(ConfigError, match="is not a folder"):
+  with pytest.raises(ConfigError, match="^config.init_from='/nowhere', config.init_step='best': /nowhere is not a folder"):
     taken_over(state, tiny(init_from="/nowhere"))
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"init_from": "/nowhere"}, "is not a folder"), ({"init_step": "5"}, "step=5 is not in"),
+    ({"model.projector_dim": 9}, "projector.out.kernel: .* there")])
+def test_a_wrong_beginning_leaves_the_workdir_free(trained, tmp_path, changes, message):
+  with pytest.raises(ConfigError, match=message):
+    job.main_job(tiny(**{"init_from": str(trained[0]), **changes}), tmp_path / "run")
+  assert not (tmp_path / "run").exists()
 
 
 def test_a_longer_run_in_the_same_folder_says_why_not(trained):
