@@ -33,6 +33,10 @@ def main(words: Sequence[str]) -> None:
   if not OUT.value and not path.absolute().parent.is_dir():
     raise ConfigError(f"{path.absolute().parent} is not a folder; name the workdir of a run, or another --out")
   check_place("--out", path)
+  studies = [word for word in words if study_page.is_study(word) or variance_page.is_variance(word)]
+  if studies and len(words) > 1:
+    raise ConfigError(f"{', '.join(studies)}: a study has a page of its own; name it alone, or runs of it, as in "
+                      f"{studies[0]}/*/")
   with disk_errors(path.absolute().parent):
     if len(words) == 1 and study_page.is_study(folder):
       study_page.write(path, folder)

@@ -54,7 +54,8 @@ PANELS = {
         Panel("Uniformity", (("uniformity", "uniformity"),))),
     "Batches": (
         Panel("Effective rank of batches, in the bank", (("selected_rank", "selected"), ("random_rank", "random"))),
-        Panel("Seconds of choosing batches", (("selection_seconds", "selection"), ("refresh_seconds", "making the bank")))),
+        Panel("Seconds of choosing batches",
+              (("selection_seconds", "selection"), ("refresh_seconds", "making the bank")))),
     "Learners side by side": (
         *(Panel(f"{title}, {layer}, test set", ((f"test_{layer}_{key}", title),))
           for key, title in (("cka", "Linear CKA"), ("rsa", "RSA"), ("mutual_knn", "Mutual nearest neighbors"))
