@@ -6,8 +6,9 @@
 
 Without --data the images are those of the run's own data set. The file has `features` (n, f) float32, the
 representation before the projector, `labels` (n,) int32 (-1: none), `names` (n,), `class_names`, and `skipped`, the
-images left out. Of a folder all images below it are taken; the class is the name of the folder that an image lies in. --export writes the variables of
-encoder and projector, named as in Flax with dots, and the config of the model beside them.
+images left out. Of a folder all images below it are taken; the class is the name of the folder that an image lies in.
+--export writes the variables of encoder and projector, named as in Flax with dots, and the config of the model beside
+them.
 """
 
 from __future__ import annotations

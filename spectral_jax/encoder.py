@@ -74,8 +74,9 @@ def load_encoder(workdir: str | pathlib.Path, *, step: int | str = "best",
   def apply(variables, images):
     _check(images)
     if not isinstance(variables, Mapping) or loaded.keys() - variables.keys():
-      raise TypeError(f"variables must be a dictionary with {' and '.join(sorted(loaded))}, as load_encoder returns it beside "
-                      f"apply; got {list(variables) if isinstance(variables, Mapping) else type(variables).__name__}")
+      got = list(variables) if isinstance(variables, Mapping) else type(variables).__name__
+      raise TypeError(f"variables must be a dictionary with {' and '.join(sorted(loaded))}, as load_encoder returns it "
+                      f"beside apply; got {got}")
     try:
       return program(variables, images)
     except ScopeParamShapeError:
