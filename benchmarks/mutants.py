@@ -163,7 +163,7 @@ def write(path, results, listed):
     rooms["/".join(pathlib.Path(result["file"]).with_suffix("").parts[1:2])][result["result"]] += 1
   lines = ["# Bugs put in on purpose", "",
            f"`{content['command']}`, {content['date']}: {listed} one-line bugs listed, {len(results)} run.", "",
-           "| room | killed | equivalent | alive |", "|---|---|---|---|"]
+           "| part | killed | equivalent | alive |", "|---|---|---|---|"]
   lines += [f"| {room} | {c['killed']} | {c['equivalent']} | {c['alive']} |" for room, c in sorted(rooms.items())]
   lines += [f"| all | {counts['killed']} | {counts['equivalent']} | {counts['alive']} |", "",
             "Killed: a test fails. Equivalent: no test can notice, for the reason given. Alive: a test is missing.", ""]

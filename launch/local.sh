@@ -2,7 +2,7 @@
 # Runs the main job on this machine: on all its devices in one process, or in several processes.
 #
 #   launch/local.sh --config=configs/cifar10.py --config.data.data_dir=DIR
-#   DEVICES=8 launch/local.sh                      # the digits on eight devices made of the CPU, to try a mesh out
+#   DEVICES=8 launch/local.sh                      # the default run on eight devices made of the CPU, to try a mesh out
 #   PROCESSES=2 DEVICES=2 launch/local.sh          # the same on two processes of two such devices each
 #   PROCESSES=8 launch/local.sh --config=...       # one process for each of eight GPUs
 #

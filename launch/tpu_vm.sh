@@ -10,7 +10,8 @@
 #
 # Needs: gcloud, logged in, its project set, with the right to make TPU VMs (roles/tpu.admin) and to reach them
 # (compute.instances.setMetadata or OS Login); TPU quota for TYPE in ZONE. The workdir must be one folder for all hosts:
-# a Filestore share, or a bucket mounted with gcsfuse at the same path; data may lie on each host.
+# a Filestore share, not a mounted bucket, since a run locks and renames files; data may lie on each host, or in a bucket
+# mounted with gcsfuse.
 # With DRY_RUN=1 it prints the commands. JAX finds the hosts of a slice by itself: no flag says who they are.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -25,15 +25,23 @@ HIGHEST = lax.Precision.HIGHEST
 
 
 def is_array(x: Any) -> bool:
-  """Whether `x` is an array or a number. A dtype is not, though its class has an array's attributes."""
-  return isinstance(x, (jax.Array, np.ndarray, np.generic, int, float))
+  """Whether `x` is an array of numbers or a number. A dtype is not, though its class has an array's attributes."""
+  if isinstance(x, (np.ndarray, np.generic)):
+    return x.dtype.kind not in "OSUMm"  # objects, words, dates: of NumPy's arrays those that JAX cannot take
+  return isinstance(x, (jax.Array, int, float))
 
 
 def as_array(name: str, x: Any) -> Array:
   """Returns `x`, an array, a number or nested lists of numbers, as a JAX array, or raises naming the argument."""
-  if not is_array(x) and not isinstance(x, (list, tuple)):
+  if not is_array(x) and not isinstance(x, (list, tuple, np.ndarray, np.generic)):
     raise TypeError(f"{name} must be an array, got {x!r} of type {type(x).__name__}; convert it with jnp.asarray")
-  return jnp.asarray(x)
+  try:
+    return jnp.asarray(x)
+  except (TypeError, ValueError) as error:  # words, objects, lists of different lengths
+    got = f"an array of dtype {x.dtype}" if isinstance(x, (np.ndarray, np.generic)) else f"a {type(x).__name__}"
+    remedy = "number the classes, e.g. with np.unique(..., return_inverse=True)" if "labels" in name else \
+        "words, objects and lists of different lengths are none"
+    raise type(error)(f"{name} must be an array of numbers, got {got} that JAX cannot take; {remedy}") from None
 
 
 def as_float(name: str, x: Any) -> Float[Array, "..."]:

@@ -31,7 +31,7 @@ def check_mounted(key, where, *, written=False):
   mount = f"gcsfuse {bucket} ~/{bucket}" if scheme == "gs" else f"rclone mount {scheme}:{bucket} ~/{bucket}"
   if written:
     remedy = ("Give a folder on a disk or on a file system that all machines share (NFS, Lustre, Filestore), and copy "
-              "it to the bucket afterwards. Not a mounted bucket: a run locks and renames files")
+              "it to the bucket afterward. Not a mounted bucket: a run locks and renames files")
   else:
     remedy = f"Mount it, for example with `mkdir -p ~/{bucket} && {mount}`, and give {key}=~/{bucket}/{folder}"
   raise ConfigError(f"{key}={str(where)!r} is not on this machine's file system, which alone is read and written. "

@@ -65,7 +65,12 @@ def check_keys(argv: Sequence[str], path: str) -> None:
   known = keys(load_config(path))
   for word in argv[1:]:
     match = re.match(r"--?(?:no)?config\.([\w.]+)", word)
-    if match and match.group(1) not in known and not _grows(match.group(1), known):
+    if match and _is_keyword(match.group(1), known):
+      section, _, keyword = match.group(1).rpartition(".")
+      value = word.partition("=")[2] or "VALUE"
+      raise ConfigError(f"--config.{match.group(1)}: keywords of a loss are given together, as a dictionary: "
+                        f"--config.{section}=\"{{'{keyword}': {value}}}\"")
+    if match and match.group(1) not in known:
       raise ConfigError(f"--config.{match.group(1)}: the config has no such key.{_hint(match.group(1), known)}")
     flag = re.match(r"--([\w.]+)", word)
     if flag and not match and flag.group(1) in known:
@@ -85,9 +90,10 @@ def _renamed_hint(message):
   return "".join(f" {old!r} is called {new!r} now." for old, new in RENAMED.items() if old.split(".")[-1] in message)
 
 
-def _grows(key, known):
-  """Whether the key lies in a section whose keys are free: a loss's own keywords."""
-  return any(key.startswith(f"{section}.") for section in known if section.split(".")[-1] == "kwargs")
+def _is_keyword(key, known):
+  """Whether the key is a loss's own keyword, which the config does not have and no flag can add."""
+  section = key.rpartition(".")[0]
+  return key not in known and section in known and section.split(".")[-1] == "kwargs"
 
 
 def keys(config: Mapping[str, Any], prefix: str = "") -> list[str]:

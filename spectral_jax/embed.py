@@ -5,14 +5,14 @@
   python -m spectral_jax.embed WORKDIR --export=encoder.safetensors
 
 Without --data the images are those of the run's own data set. The file has `features` (n, f) float32, the
-representation before the projector, `labels` (n,) int32 (-1: none), `names` (n,) and `class_names`. Of a folder all
-images below it are taken, a class being the name of the folder that an image lies in. --export writes the variables of
-encoder and projector, named as in Flax with dots, and the config of the model beside them.
+representation before the projector, `labels` (n,) int32 (-1: none), `names` (n,), `class_names`, and `skipped`, the
+images left out. Of a folder all images below it are taken; the class is the name of the folder that an image lies in.
+--export writes the variables of encoder and projector, named as in Flax with dots, and the config of the model beside
+them.
 """
 
 from __future__ import annotations
 
-import pathlib
 from typing import TYPE_CHECKING
 
 from spectral_jax import command
@@ -43,9 +43,12 @@ def main(words: Sequence[str]) -> None:
   # After the flags: a wrong one is answered at once.
   from spectral_jax.embedding import embed, export, save
   from spectral_jax.encoder import read_network
-  from spectral_jax.workdir.folder import disk_errors, read_config
-  for path, suffix in ((OUT.value, ".npz"), (EXPORT.value, ".safetensors")):
-    _check_path(path, suffix)
+  from spectral_jax.workdir.folder import check_place, disk_errors, read_config
+  for flag, path, suffix in (("--out", OUT.value, ".npz"), ("--export", EXPORT.value, ".safetensors")):
+    if path and not path.endswith(suffix):
+      raise ConfigError(f"{flag}={path} must end in {suffix}")
+    if path:  # found out before minutes of work
+      check_place(flag, path)
   config = read_config(words[0])
   step = int(STEP.value) if STEP.value.isdigit() else STEP.value
   variables, step = read_network(words[0], config, step=step, learner=LEARNER.value)
@@ -54,23 +57,25 @@ def main(words: Sequence[str]) -> None:
       export(EXPORT.value, variables, config, step)
     print(f"Written: {EXPORT.value}, the variables of step {step}")
   if OUT.value:
-    found = embed(config, variables, DATA.value, data_dir=DATA_DIR.value, part=SPLIT.value, batch_size=BATCH_SIZE.value,
-                  skip_undecodable=SKIP.value)
+    try:
+      found = embed(config, variables, DATA.value, data_dir=DATA_DIR.value, part=SPLIT.value,
+                    batch_size=BATCH_SIZE.value, skip_undecodable=SKIP.value)
+    except ConfigError as error:
+      raise ConfigError(_in_flags(str(error))) from error
     with disk_errors(OUT.value):
       save(OUT.value, found)
+    skipped = found["skipped"]
+    left_out = f"; {len(skipped):,} undecodable left out: {', '.join(skipped[:5])}" if len(skipped) else ""
     print(f"Written: {OUT.value}, features of {len(found['labels']):,} images in {found['features'].shape[1]} "
-          f"dimensions, by the encoder of step {step}")
+          f"dimensions, by the encoder of step {step}{left_out}")
 
 
-def _check_path(path, suffix):
-  """Found out before minutes of work: a name or a folder that cannot be written."""
-  if path is None:
-    return
-  if not path.endswith(suffix):
-    raise ConfigError(f"--{'out' if suffix == '.npz' else 'export'}={path} must end in {suffix}")
-  folder = pathlib.Path(path).absolute().parent
-  if not folder.is_dir():
-    raise ConfigError(f"{folder} is not a folder, so {path} cannot be written; make it or name another")
+def _in_flags(message):
+  """A message about `config.data` in this command's flags, which are other ones than a run's."""
+  for key, flag in (("--config.data.on_undecodable=skip", "--skip_undecodable"), ("config.data.data_dir", "--data_dir"),
+                    ("config.data.name", "--data")):
+    message = message.replace(key, flag)
+  return message
 
 
 if __name__ == "__main__":

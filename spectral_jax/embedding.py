@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 def embed(config: Config, variables: PyTree, data: str | None = None, *, data_dir: str = "", part: str = "test",
           batch_size: int = 256, skip_undecodable: bool = False) -> dict[str, np.ndarray]:
-  """Returns `features`, `labels`, `names` and `class_names` of a data set or a folder of images.
+  """Returns `features`, `labels`, `names`, `class_names` and `skipped` of a data set or a folder of images.
 
   Args:
     config: of the run, as `read_config` gives it.
@@ -41,7 +41,7 @@ def embed(config: Config, variables: PyTree, data: str | None = None, *, data_di
     data_dir: as `config.data.data_dir`, for a data set by name.
     part: "train" or "test" of a data set by name.
     batch_size: images encoded at a time.
-    skip_undecodable: leave such images out, instead of an error.
+    skip_undecodable: leave such images out, instead of an error; `skipped` has their names.
   """
   model = build_model(config.model)
   channels = _channels(model, variables, config.data.image_size)
@@ -49,7 +49,7 @@ def embed(config: Config, variables: PyTree, data: str | None = None, *, data_di
   features, _ = split_features(jax.jit(make_encode(model)), variables, split, np.arange(split.size),
                                batch_size=batch_size, mesh=make_mesh(devices=jax.devices()[:1]))
   return {"features": np.asarray(features), "labels": split.labels.astype(np.int32), "names": np.array(names, str),
-          "class_names": np.array(class_names, str)}
+          "class_names": np.array(class_names, str), "skipped": np.array(split.skipped, str)}
 
 
 def _channels(model, variables, size):
@@ -65,7 +65,9 @@ def _open(config, data, data_dir, part, channels, skip_undecodable):
   """The split to embed, its images' names and its classes."""
   skips = "skip" if skip_undecodable else config.data.on_undecodable
   folder = pathlib.Path(data).expanduser() if data and not data.startswith("tfds:") else None
-  if folder and (folder.is_dir() or os.sep in data):
+  if folder and not folder.is_dir() and os.sep in data:
+    raise ConfigError(f"config.data.name={data!r} is not a folder; name one with images in it or below it")
+  if folder and folder.is_dir():
     return open_images(str(folder), image_size=config.data.image_size, channels=channels, on_undecodable=skips)
   section = config.data.copy_and_resolve_references()
   section.on_undecodable = skips

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from spectral_jax._arrays import is_array
 from spectral_jax._errors import ConfigError
 from spectral_jax._names import nearest
 from spectral_jax.config import learner_names, main_name
@@ -50,9 +52,10 @@ def load_encoder(workdir: str | pathlib.Path, *, step: int | str = "best",
 
   Returns:
     `(apply, variables)`. `apply(variables, images)` takes `(b, h, w, c)` images, uint8 or floats in [0, 1], of the size
-    and channels that the run was trained on (other sizes where the encoder averages over positions: ConvNet, ResNets),
-    and returns `(b, f)` float32 features. It is compiled for each shape and may be called under `jit`, `vmap` and
-    `grad`. `variables` is `{"params": ..., "batch_stats": ...}`, arrays as Flax takes them, projector included.
+    and channels that the run was trained on, and returns `(b, f)` float32 features. An encoder that averages over
+    positions takes other sizes too: ResNets all, a ConvNet sides of 5 to 8 and of 13 or more pixels. An image with NaN
+    has NaN features. It is compiled for each shape and may be called under `jit`, `vmap` and `grad`. `variables` is
+    `{"params": ..., "batch_stats": ...}`, arrays as Flax takes them, projector included.
 
   Raises:
     ConfigError: no such workdir, no checkpoint, a step or learner that is not there (those there are named), or a
@@ -63,26 +66,35 @@ def load_encoder(workdir: str | pathlib.Path, *, step: int | str = "best",
   >>> apply, variables = spectral_jax.load_encoder("runs/digits")               # doctest: +SKIP
   >>> features = apply(variables, jax.numpy.zeros((4, 8, 8, 1), "uint8"))       # doctest: +SKIP
   """
-  model, variables = load_network(workdir, step=step, learner=learner)
-  encode = make_encode(model)
+  config = read_config(workdir)
+  model, loaded = _built(config, read_network(workdir, config, step=step, learner=learner)[0])
+  encode, size = make_encode(model), config.data.image_size
   program = jax.jit(lambda variables, images: encode(variables, images)[0])
 
   def apply(variables, images):
     _check(images)
+    if not isinstance(variables, Mapping) or loaded.keys() - variables.keys():
+      got = list(variables) if isinstance(variables, Mapping) else type(variables).__name__
+      raise TypeError(f"variables must be a dictionary with {' and '.join(sorted(loaded))}, as load_encoder returns it "
+                      f"beside apply; got {got}")
     try:
       return program(variables, images)
-    except ScopeParamShapeError as error:
-      raise ValueError(f"images of shape {np.shape(images)} do not fit the encoder of {workdir}: give as many channels "
-                       f"as it was trained on. {error}") from None
+    except ScopeParamShapeError:
+      raise ValueError(
+          f"images of shape {np.shape(images)} do not fit the encoder of {workdir}, which was trained on images of "
+          f"{size}x{size} pixels; give that size, and as many channels as it was trained on") from None
 
-  return apply, variables
+  return apply, loaded
 
 
 def load_network(workdir: str | pathlib.Path, *, step: int | str = "best",
                  learner: str | None = None) -> tuple[Model, PyTree]:
   """The same as `(model, variables)`: the Flax module of encoder and projector, and its variables."""
   config = read_config(workdir)
-  variables, _ = read_network(workdir, config, step=step, learner=learner)
+  return _built(config, read_network(workdir, config, step=step, learner=learner)[0])
+
+
+def _built(config, variables):
   return build_model(config.model), jax.tree.map(jnp.asarray, variables)
 
 
@@ -133,15 +145,20 @@ def _listed(steps):
 
 
 def _check(images):
-  shape, dtype = np.shape(images), getattr(images, "dtype", np.asarray(images).dtype)
+  if not is_array(images):
+    raise TypeError(f"images must be an array, got {type(images).__name__}; convert it with np.asarray")
+  shape = np.shape(images)
   if len(shape) != 4:
     raise ValueError(f"images must be (b, h, w, c), got the shape {shape}; add the missing axes, as in images[None]")
+  if 0 in shape[1:]:
+    raise ValueError(f"images must have pixels and channels, got the shape {shape}")
+  dtype = images.dtype
   floating = jnp.issubdtype(dtype, jnp.floating)
   if not floating and dtype != jnp.uint8:
     raise TypeError(f"images must be uint8 or floats in [0, 1], got {dtype}; convert them with astype")
   if floating and not isinstance(images, Tracer) and images.size:
     with jax.ensure_compile_time_eval():  # the caller may be tracing something else
-      low, high = float(jnp.min(images)), float(jnp.max(images))
+      low, high = float(jnp.nanmin(images)), float(jnp.nanmax(images))  # one NaN must not hide the others' range
     if low < LOWEST or high > HIGHEST:
       raise ValueError(f"float images must lie in [0, 1], got values from {low:.3g} to {high:.3g}; divide by 255, give "
                        "uint8, or undo a normalization by mean and deviation: the encoder was trained without one")

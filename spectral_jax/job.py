@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from spectral_jax import preemption
 from spectral_jax.reports import summary
 from spectral_jax.training.loop import train
-from spectral_jax.training.run import open_run
+from spectral_jax.training.run import check_beginning, open_run
 from spectral_jax.workdir.folder import SUMMARY, claim, disk_errors, worst
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def main_job(config: Config, workdir: str | pathlib.Path, *, restart: bool = Fal
     preemption.Preempted: asked to stop; the same command goes on.
   """
   run = open_run(config)
+  check_beginning(run, workdir, restart=restart)
   with claim(workdir, config, restart=restart) as folder, disk_errors(folder), preemption.watched():
     summary.opening(run, folder)
     if not worst(not (folder / SUMMARY).exists()):

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
   from spectral_jax._types import Config
 
-DEVICES = flags.DEFINE_integer("devices", None, "How many devices; by default those of this machine.")
+DEVICES = flags.DEFINE_integer("devices", None, "How many devices; by default those of this machine.", lower_bound=1)
 CHIP = flags.DEFINE_string(
     "chip", "", "What they are, for time and input: a100, h100, h200, v4, v5e, v5p, v6e or TFLOP/s.")
 UTILIZATION = flags.DEFINE_float("utilization", 0.4, "Share of the chip's peak that the model's arithmetic reaches.")
-EXAMPLES = flags.DEFINE_integer("examples", None, "Training images, where the data are not at hand.")
-CLASSES = flags.DEFINE_integer("classes", None, "Classes, where the data are not at hand.")
+EXAMPLES = flags.DEFINE_integer("examples", None, "Training images, where the data are not at hand.", lower_bound=1)
+CLASSES = flags.DEFINE_integer("classes", None, "Classes, where the data are not at hand.", lower_bound=1)
 JSON = flags.DEFINE_bool("json", False, "Print JSON.")
 
 # Peak TFLOP/s of dense bfloat16 products and GB of memory, as the makers state them.

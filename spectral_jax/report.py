@@ -27,11 +27,16 @@ def main(words: Sequence[str]) -> None:
     raise ConfigError("name one or more workdirs, as in `python -m spectral_jax.report runs/digits`")
   from spectral_jax.reports import report  # after the flags: a wrong one is answered at once
   from spectral_jax.studies import study_page, variance_page
-  from spectral_jax.workdir.folder import disk_errors
+  from spectral_jax.workdir.folder import check_place, disk_errors
   folder = pathlib.Path(words[0]).expanduser()
   path = pathlib.Path(OUT.value or (folder / "report.html" if len(words) == 1 else "report.html"))
-  if not path.absolute().parent.is_dir():
+  if not OUT.value and not path.absolute().parent.is_dir():
     raise ConfigError(f"{path.absolute().parent} is not a folder; name the workdir of a run, or another --out")
+  check_place("--out", path)
+  studies = [word for word in words if study_page.is_study(word) or variance_page.is_variance(word)]
+  if studies and len(words) > 1:
+    raise ConfigError(f"{', '.join(studies)}: a study has a page of its own; name it alone, or runs of it, as in "
+                      f"{studies[0]}/*/")
   with disk_errors(path.absolute().parent):
     if len(words) == 1 and study_page.is_study(folder):
       study_page.write(path, folder)

@@ -143,7 +143,7 @@ def test_gray_solarize_and_jitter():
 def test_the_hue_turns_both_ways_equally_far():
   red = np.broadcast_to(np.float32([0.7, 0.3, 0.3]), (2, 2, 3))
   _, green, blue = views_of(config(jitter_strength=0.5, jitter_prob=1.0), red, 256)[:, 0, 0].T
-  turned = green - blue  # towards yellow above 0, towards magenta below
+  turned = green - blue  # toward yellow above 0, toward magenta below
   assert 96 < (turned > 0).sum() < 160
   assert 0.8 < turned.max() / -turned.min() < 1.25
 

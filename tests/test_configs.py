@@ -86,6 +86,7 @@ def test_a_wrong_key_names_the_nearest(key, nearest):
 
 @pytest.mark.parametrize("word, message", [
     ("--config.workdir=x", "flag of its own: --workdir=DIR"), ("--epochs=2", "write --config.epochs=2"),
+    ("--config.loss.kwargs.gamma=3", r"""given together, as a dictionary: --config.loss.kwargs="{'gamma': 3}"$"""),
     ("--config.augment.grey_prob=0.1", "called 'augment.gray_prob' now")])
 def test_words_that_almost_fit_are_answered_with_the_right_ones(word, message):
   with pytest.raises(ConfigError, match=message):

@@ -382,7 +382,7 @@ def unix_socket(path):
     (lambda path: path.mkdir(), "it is a folder"), (os.mkfifo, "it is no file"), (unix_socket, "it is no file"),
     (lambda path: path.symlink_to("nowhere"), "it is a link to nothing"),
     (bomb, "400000000 pixels.*decompression bomb"),
-    (lambda path: path.write_bytes(b"%!PS-Adobe-3.0"), "cannot identify"),
+    (lambda path: path.write_bytes(b"%!PS-Adobe-3.0"), r"\(cannot identify the format; known are JPEG,"),
 ])
 def test_what_is_no_image_is_named_and_skipped_only_on_request(odd_folder, make, reason, path):
   odd = odd_folder / "a" / "00.jpg"

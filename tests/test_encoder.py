@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 import spectral_jax
-from spectral_jax import embedding
+from spectral_jax import embedding, job
 from spectral_jax._errors import ConfigError, RunError
 from spectral_jax.config import load_config
 from spectral_jax.data.folder import open_images
@@ -95,18 +96,36 @@ def test_it_can_be_trained_and_compiled_into_more(trained):
   slope = jax.jit(jax.grad(lambda v: jnp.sum(apply(v, images) ** 2)))(variables)
   assert np.abs(slope["params"]["encoder"]["conv1"]["kernel"]).max() > 0
   np.testing.assert_array_equal(slope["params"]["projector"]["hidden1"]["kernel"], 0)
+  # Traced images too: under jit, mapped one by one, and differentiated.
+  features = apply(variables, images)
+  np.testing.assert_allclose(jax.jit(apply)(variables, images), features, rtol=1e-5, atol=1e-6)
+  one_by_one = jax.vmap(lambda image: apply(variables, image[None])[0])(images)
+  np.testing.assert_allclose(one_by_one, features, rtol=1e-5, atol=1e-6)
+  assert np.abs(jax.grad(lambda x: jnp.sum(apply(variables, x)))(images)).max() > 0
 
 
 @pytest.mark.parametrize("images, error, message", [
     (np.zeros((8, 8, 1), np.uint8), ValueError, r"images must be \(b, h, w, c\)"),
     (np.zeros((2, 8, 8, 3), np.uint8), ValueError, "as many channels as it was trained on"),
     (np.full((2, 8, 8, 1), 200.0), ValueError, "divide by 255"),
+    (np.where(np.arange(8)[:, None] == 3, np.nan, np.full((2, 8, 8, 1), 200.0)), ValueError, "divide by 255"),
+    (np.zeros((2, 20, 12, 1), np.uint8), ValueError, r"trained on images of 8x8 pixels; give that size"),
+    (np.zeros((2, 0, 0, 1), np.uint8), ValueError, r"must have pixels and channels, got the shape \(2, 0, 0, 1\)"),
+    ([[[[0.0]]]], TypeError, "images must be an array, got list; convert it with np.asarray"),
+    (None, TypeError, "images must be an array, got NoneType"),
     (np.zeros((2, 8, 8, 1), np.int64), TypeError, "must be uint8 or floats"),
     (np.zeros((2, 8, 8, 1), bool), TypeError, "must be uint8 or floats")])
 def test_wrong_images_are_answered(trained, images, error, message):
   apply, variables = spectral_jax.load_encoder(trained[0])
   with pytest.raises(error, match=message):
     apply(variables, images)
+
+
+def test_wrong_variables_are_answered(trained):
+  apply, variables = spectral_jax.load_encoder(trained[0])
+  for wrong, got in ((None, "got NoneType"), (variables["params"], r"got \['encoder', 'projector'\]")):
+    with pytest.raises(TypeError, match="variables must be a dictionary with batch_stats and params.*" + got):
+      apply(wrong, np.zeros((2, 8, 8, 1), np.uint8))
 
 
 def test_wrong_places_are_answered(trained, tmp_path):
@@ -226,6 +245,42 @@ def test_the_command_writes_features_and_variables(trained, tmp_path):
   assert wrong.returncode == 1 and "nothing to do" in wrong.stderr and "Traceback" not in wrong.stderr
 
 
+# Calls the command several times in one process, with the flags of each line of argv[2] (JSON); prints what came.
+CALLS = """
+import json, sys
+from absl import flags
+from absl.testing import flagsaver
+from spectral_jax import embed
+flags.FLAGS(["embed"])
+for values in json.loads(sys.argv[2]):
+  with flagsaver.flagsaver(**values):
+    try:
+      embed.main([sys.argv[1]])
+    except embed.ConfigError as error:
+      print(error)
+"""
+
+
+def test_what_embed_cannot_use_is_said_in_its_own_flags(trained, tmp_path):
+  save_images(tmp_path / "in", 3, color=False)
+  bad, out = tmp_path / "in" / "bad.png", str(tmp_path / "f.npz")
+  bad.write_bytes(b"nothing")
+  calls = (
+      ({"out": out, "data": "none/here"}, "--data='none/here' is not a folder; name one"),
+      ({"out": out, "data": str(bad.parent)}, "bad.png .*--skip_undecodable$"),
+      ({"out": out, "data": "digts"}, "^--data='digts' is not known. Did you mean 'digits'"),
+      ({"out": "none/f.npz"}, "none is not a folder, so .*f.npz cannot be written.*another --out"),
+      ({"export": "/proc/f.safetensors"}, "/proc/f.safetensors cannot be written: .*another --export"),
+      ({"out": out, "data": str(bad.parent), "skip_undecodable": True}, "of 4 images.*; 1 undecodable left out: .*bad.png$"))
+  done = subprocess.run([sys.executable, "-c", CALLS, str(trained[0]), json.dumps([values for values, _ in calls])],
+                        env={**os.environ, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True)
+  said = done.stdout.splitlines()
+  assert len(said) == len(calls) and "config." not in done.stdout, done.stderr
+  for line, (_, expected) in zip(said, calls):
+    assert re.search(expected, line), line
+  assert np.load(out)["skipped"].tolist() == [str(bad)]
+
+
 def test_embedding_a_folder_converts_colors(trained, tmp_path):
   folder, _, _ = trained
   save_images(tmp_path, 5, color=True)
@@ -272,8 +327,17 @@ def test_a_network_that_does_not_fit_is_named(trained):
   del wider["encoder"]["conv2"]
   with pytest.raises(ConfigError, match=r"encoder.conv2.kernel: \(.*\) there, absent here; projector"):
     taken_over(bad, config)
-  with pytest.raises(ConfigError, match="is not a folder"):
+  with pytest.raises(ConfigError, match="^config.init_from='/nowhere', config.init_step='best': /nowhere is not a folder"):
     taken_over(state, tiny(init_from="/nowhere"))
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"init_from": "/nowhere"}, "is not a folder"), ({"init_step": "5"}, "step=5 is not in"),
+    ({"model.projector_dim": 9}, "projector.out.kernel: .* there")])
+def test_a_wrong_beginning_leaves_the_workdir_free(trained, tmp_path, changes, message):
+  with pytest.raises(ConfigError, match=message):
+    job.main_job(tiny(**{"init_from": str(trained[0]), **changes}), tmp_path / "run")
+  assert not (tmp_path / "run").exists()
 
 
 def test_a_longer_run_in_the_same_folder_says_why_not(trained):

@@ -14,7 +14,7 @@ from spectral_jax.mesh import make_mesh
 from spectral_jax.training import loop, objective
 from spectral_jax.training.batches.tables import epoch_indices
 from spectral_jax.training.checks import check_config
-from spectral_jax.training.objective import learnt_values, make_objective, temperature_of
+from spectral_jax.training.objective import learned_values, make_objective, temperature_of
 from spectral_jax.training.run import prepare
 from spectral_jax.workdir import checkpoints
 from spectral_jax.workdir.logs import read_metrics
@@ -66,7 +66,7 @@ def test_the_sigmoid_loss_owns_its_temperature_and_bias():
   moved = {"log_factor": jnp.log(2.0), "bias": jnp.float32(-3.0)}
   of = lambda params: own.loss(params, {}, (u, v), {}, temperature_of(config))[0]
   value, slope = jax.value_and_grad(of)(moved)
-  assert learnt_values(moved, 0.2) == {"temperature": pytest.approx(0.4), "bias": -3.0}
+  assert learned_values(moved, 0.2) == {"temperature": pytest.approx(0.4), "bias": -3.0}
   np.testing.assert_allclose(value, losses.sigmoid(u, v, temperature=0.4, bias=-3.0), rtol=1e-6)
   for name, h in (("log_factor", 1e-2), ("bias", 1e-2)):  # central differences, of float32
     up, down = ({**moved, name: moved[name] + sign * h} for sign in (1, -1))

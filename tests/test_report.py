@@ -155,6 +155,11 @@ def test_several_runs_begin_with_what_differs(workdir, tmp_path):
   assert page.index("Where the configs differ") < page.index("What the features are worth")
   [row] = re.findall(r"<tr><td>optimizer.learning_rate</td><td>0.003</td><td>0.125</td></tr>", page)
   table = page[page.index("Where the configs differ"):page.index("What the features are worth")]
+  # A key that one run lacks, an empty one and None are three things.
+  runs = [recorded.Recorded(name, workdir, config, {}, {}, {}) for name, config in (
+      ("a", {"one": None, "two": 0}), ("b", {"one": "", "two": 0, "three": 3}))]
+  assert [re.findall("<td>(.*?)</td>", row) for row in report._differences(runs).split("<tr>")[2:]] == [
+      ["one", "None", "&quot;&quot;"], ["three", "—", "3"]]
   assert table.count("<tr>") == 2 and len(page) < 2 * MEGABYTE
   assert f"{workdir.name}: cl" in names_drawn(page) and "other: cl" in names_drawn(page)
 
@@ -215,6 +220,29 @@ def test_thinned_points_are_spread_and_end_with_the_last():
   assert [charts.number(x) for x in (1, 0.1234567, float("nan"), None, 1e-9)] == ["1", "0.12346", "", "", "1e-09"]
 
 
+def test_files_that_lack_something_are_named(workdir, tmp_path):
+  for name in ("config.json", "summary.json", "report.npz"):
+    shutil.copy(workdir / name, tmp_path)
+  whole = {name: (tmp_path / name).read_bytes() for name in ("config.json", "summary.json")}
+  config, scores = (json.loads(content) for content in whole.values())
+  for name, content, message in (
+      ("summary.json", {}, "it lacks raw_pixels, random_init"),
+      ("summary.json", {**scores, "raw_pixels": {"knn_accuracy": None}}, "the scores of raw_pixels are not knn_accuracy"),
+      ("summary.json", {**scores, "learners": {"cl": 3}}, "the scores of cl are not"),
+      ("summary.json", {**scores, "learners": 3}, "the scores of learners are not"),
+      ("config.json", {**config, "learners": 3}, "'int' object has no attribute 'items'")):
+    (tmp_path / name).write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match=f"{name} is damaged .{message}.*Delete it and give the run's"):
+      report.write(tmp_path / "report.html", [tmp_path])
+    (tmp_path / name).write_bytes(whole[name])
+  with np.load(tmp_path / "report.npz") as stored:
+    arrays = dict(stored)
+  del arrays["map_share_1"], arrays["images"]
+  np.savez(tmp_path / "report.npz", **arrays)
+  with pytest.raises(ConfigError, match="report.npz is damaged .it lacks images, map_share_1.; delete it"):
+    report.write(tmp_path / "report.html", [tmp_path])
+
+
 STUDY = {
     "about": {"command": "python -m spectral_jax.sweep --over='x=1,2'", "date": "2026-11-25", "hardware": "1 x cpu",
               "setting": "digits.", "seeds": "0, 1"},
@@ -239,6 +267,14 @@ def test_a_study_has_a_page_of_its_means_and_intervals(tmp_path):
   mean, low, high = (float(x) for x in columns[1].split(",")[1:4])
   assert mean == pytest.approx(0.15) and high - mean == pytest.approx(12.706 * 0.0707107 / np.sqrt(2), rel=1e-3)
   assert mean - low == pytest.approx(high - mean)
+
+
+def test_a_study_is_not_put_beside_runs(workdir, tmp_path):
+  (tmp_path / "results.json").write_text(json.dumps(STUDY))
+  words = [sys.executable, "-m", "spectral_jax.report", str(tmp_path), str(workdir), f"--out={tmp_path}/page.html"]
+  done = subprocess.run(words, capture_output=True, text=True)
+  assert done.returncode == 1 and "a study has a page of its own; name it alone" in done.stderr
+  assert not (tmp_path / "page.html").exists()
 
 
 def test_a_damaged_study_is_named(tmp_path):

@@ -52,6 +52,8 @@ class Undecodable(ConfigError):
   """An image that cannot be decoded; the message names it and says how to go on without it."""
 
   def __init__(self, name, reason):
+    if type(reason).__name__ == "UnidentifiedImageError":  # whose text has the address of a buffer
+      reason = f"cannot identify the format; known are {', '.join(FORMATS)}"
     super().__init__(f"cannot decode {name} ({reason}); replace or delete it, or leave such images out and count them "
                      "with --config.data.on_undecodable=skip")
 

@@ -61,11 +61,18 @@ def plan_for(n, tile_size, matmul_dtype, axis_name):
   """The engine's plan for n images, checked; its form is settled by the number of rows."""
   if tile_size is not None and (isinstance(tile_size, bool) or not isinstance(tile_size, int) or tile_size < 1):
     raise ValueError(f"tile_size must be a positive integer or None (picked by size), got {tile_size!r}")
-  if matmul_dtype is not None and not jnp.issubdtype(matmul_dtype, jnp.floating):
-    raise TypeError("matmul_dtype must be a floating-point dtype or None (that of the embeddings), got "
-                    f"{matmul_dtype!r}")
+  if matmul_dtype is not None and not _is_floating(matmul_dtype):
+    raise TypeError("matmul_dtype must be a floating-point dtype such as jnp.bfloat16, or None (that of the "
+                    f"embeddings), got {matmul_dtype!r}")
   form = "dense" if tile_size is not None and tile_size >= n else "auto"
   return Plan(form, tile_size, None if matmul_dtype is None else jnp.dtype(matmul_dtype), axis_name)
+
+
+def _is_floating(dtype):
+  try:
+    return jnp.issubdtype(dtype, jnp.floating)
+  except TypeError:  # no dtype at all
+    return False
 
 
 def reduce(values, counted, reduction, axis_name):

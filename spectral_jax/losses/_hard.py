@@ -1,4 +1,4 @@
-"""NT-Xent whose negatives are corrected: for those that are positives in truth, and towards those that are hard.
+"""NT-Xent whose negatives are corrected: for those that are positives in truth, and toward those that are hard.
 
 A negative is drawn from all images, so a share `prior` of them has the anchor's class. The debiased loss subtracts what
 these are expected to add. The hard-negative loss moreover weights negatives by `exp(beta s)`, s their logit.
@@ -82,7 +82,7 @@ def hard_negative(u: Float[ArrayLike, "n d"], v: Float[ArrayLike, "n d"], *, tem
   """Hard-negative contrastive loss: negatives weighted by their similarity, and debiased.
 
   As `debiased`, with `N sum_j w_j exp(u_i.z_j/tau)` in place of the sum, `w_j = exp(beta u_i.z_j/tau) / sum_k
-  exp(beta u_i.z_k/tau)`: an expectation under the distribution of negatives tilted towards hard ones. With `beta =
+  exp(beta u_i.z_k/tau)`: an expectation under the distribution of negatives tilted toward hard ones. With `beta =
   0` it is `debiased`, with `prior = 0` too NT-Xent.
 
   Args:

@@ -44,6 +44,8 @@ def sharded(loss: Callable[..., Any], mesh: Mesh, *, axis: str = "data") -> Call
     >>> print(f"{losses.sharded(losses.nt_xent, mesh)(jnp.eye(4), jnp.eye(4), temperature=1.0):.4f}")
     1.1654
   """
+  if not callable(loss):
+    raise TypeError(f"loss must be a loss function such as losses.nt_xent, got {loss!r}")
   if not isinstance(mesh, Mesh):
     raise TypeError(f"mesh must be a jax.sharding.Mesh, got {mesh!r}; make one with jax.make_mesh((devices,), "
                     f"({axis!r},))")

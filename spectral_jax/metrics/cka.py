@@ -24,7 +24,7 @@ def linear_cka(x: Float[ArrayLike, "n d1"], y: Float[ArrayLike, "n d2"], *, unbi
   Exact over all rows, in one pass: memory is of order `min(n, d)^2` beside the inputs, never an average over
   minibatches. A mean far larger than the spread costs no accuracy. `metrics.streaming_cka` takes the rows in batches.
 
-  Take `unbiased=True` unless n is far greater than the widths: the biased form grows towards 1 with d/n whatever the
+  Take `unbiased=True` unless n is far greater than the widths: the biased form grows toward 1 with d/n whatever the
   representations are, so that values at different n or d cannot be compared. The unbiased one may be slightly
   negative. Published values are mostly biased ones.
 

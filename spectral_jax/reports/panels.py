@@ -32,7 +32,7 @@ class Panel(NamedTuple):
 PANELS = {
     "Learning": (
         Panel("Loss", (("loss", "loss"),)),
-        Panel("Accuracy of nearest neighbors, test set", (("knn_accuracy", "k-NN"),)),
+        Panel("Accuracy of nearest neighbors, test set", (("knn_accuracy", "kNN"),)),
         Panel("Accuracy of nearest class centers, test set", (("nccc_accuracy", "NCCC"),)),
         Panel("Norm of the gradient of the parameters", (("gradient_norm", "gradient norm"),), True),
         Panel("Learning rate", (("learning_rate", "learning rate"),))),
@@ -43,7 +43,7 @@ PANELS = {
         Panel("Bounds over the measured norm",
               (("band_upper_ratio", "upper bound"), ("band_lower_ratio", "lower bound"))),
         Panel("Effective negatives of an anchor", (("effective_negatives", "effective negatives"),)),
-        Panel(f"Share of anchors that have all but stopped learning, q < {VANISHED}",
+        Panel(f"Share of anchors whose gradient has vanished, q < {VANISHED}",
               (("vanished_share", "share"),))),
     "How the embedding uses its space": (
         Panel("Effective ranks of the embeddings",
@@ -54,8 +54,9 @@ PANELS = {
         Panel("Uniformity", (("uniformity", "uniformity"),))),
     "Batches": (
         Panel("Effective rank of batches, in the bank", (("selected_rank", "selected"), ("random_rank", "random"))),
-        Panel("Seconds of choosing", (("selection_seconds", "selection"), ("refresh_seconds", "making the bank")))),
-    "Learners beside each other": (
+        Panel("Seconds of choosing batches",
+              (("selection_seconds", "selection"), ("refresh_seconds", "making the bank")))),
+    "Learners side by side": (
         *(Panel(f"{title}, {layer}, test set", ((f"test_{layer}_{key}", title),))
           for key, title in (("cka", "Linear CKA"), ("rsa", "RSA"), ("mutual_knn", "Mutual nearest neighbors"))
           for layer in ("encoder", "projector")),
@@ -66,7 +67,7 @@ PANELS = {
               (("similarity_rsa", "measured"), ("similarity_rsa_bound", "bound"))),
         Panel("Drift of the similarities, its bound dashed",
               (("similarity_drift", "measured"), ("similarity_drift_bound", "bound")), True),
-        Panel("Contrastive loss over label-aware, its bound dashed",
+        Panel("Contrastive minus label-aware loss, its bound dashed",
               (("loss_gap", "measured"), ("loss_gap_bound", "bound"))),
         *(Panel(f"{title}, {layer}, test set", ((f"test_{layer}_{key}", title),), True)
           for key, title in (("cdnv", "CDNV"), ("directional_cdnv", "Directional CDNV"))

@@ -31,7 +31,7 @@ STYLE = {
 # Panels of the curves: title, then each line's key, name and color. A panel without data is left out.
 PANELS = (
     ("Loss", (("loss", "", BLUE),)),
-    ("Accuracy of nearest neighbors (test set)", (("knn_accuracy", "k-NN", GREEN),)),
+    ("Accuracy of nearest neighbors (test set)", (("knn_accuracy", "kNN", GREEN),)),
     ("Effective ranks of the embeddings", (
         ("effective_rank", "entropy", BLUE), ("effective_rank_rankme", "RankMe", ORANGE),
         ("effective_rank_participation", "participation", GREEN), ("effective_rank_stable", "stable", RED))),
@@ -52,7 +52,7 @@ LOGARITHMIC = ("Squared gradient norm, mean over anchors",)
 
 
 def save_curves(path: pathlib.Path, records: Sequence[Mapping[str, Any]], baseline: float | None = None) -> None:
-  """Draws each metric against the step; `baseline` is the raw pixels' k-NN accuracy, a dotted line."""
+  """Draws each metric against the step; `baseline` is the raw pixels' kNN accuracy, a dotted line."""
   with style():
     save(curves(records, baseline), path)
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from spectral_jax._errors import ConfigError
+from spectral_jax.evaluation import SCORES
 from spectral_jax.reports.gallery import ARRAYS
-from spectral_jax.workdir.folder import SUMMARY, config_dict, flat, read_config, read_json
+from spectral_jax.workdir.folder import SUMMARY, config_dict, damaged, flat, read_config, read_json
 from spectral_jax.workdir.logs import METRICS, read_metrics
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def recorded(folders: Sequence[str | pathlib.Path]) -> list[Recorded]:
 
 def read(folder: pathlib.Path, name: str, config: Config) -> Recorded:
   """One workdir, in words and numbers."""
-  summary = read_json(folder / SUMMARY) if (folder / SUMMARY).exists() else {}
+  summary = _summary(folder / SUMMARY) if (folder / SUMMARY).exists() else {}
   series = {}
   for record in read_metrics(folder) if (folder / METRICS).exists() else []:
     for key, value in record.items():
@@ -57,10 +58,32 @@ def read(folder: pathlib.Path, name: str, config: Config) -> Recorded:
     try:
       with np.load(folder / ARRAYS, allow_pickle=False) as stored:
         arrays = dict(stored)
+      lacking = _arrays_of(arrays) - arrays.keys()
+      if lacking:
+        raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
       raise ConfigError(f"{folder / ARRAYS} is damaged ({error}); delete it, and the report is made without pictures"
                         ) from error
   return Recorded(name, folder, flat(config_dict(config)), summary, series, arrays)
+
+
+def _summary(path):
+  """A summary whose scores are numbers by name, as the page takes them."""
+  content = read_json(path, {"raw_pixels": dict, "random_init": dict})
+  scored = content.get("learners", {})
+  for name, scores in {**(scored if isinstance(scored, dict) else {"learners": scored}),
+                       "raw_pixels": content["raw_pixels"], "random_init": content["random_init"]}.items():
+    given = scores if isinstance(scores, dict) else {}
+    if not all(isinstance(given.get(one.key), (int, float)) for one in SCORES):
+      raise damaged(path, f"the scores of {name} are not {', '.join(one.key for one in SCORES)}")
+  return content
+
+
+def _arrays_of(arrays):
+  """Names that belong to report.npz, by what it says to have."""
+  several = {"spectra": ("spectrum_{}",), "maps": ("map_{}", "map_labels_{}", "map_share_{}")}
+  return {"images", "views", "queries", "query_labels", "neighbors", "neighbor_labels", "class_names", "ranks"} | {
+      form.format(i) for key, forms in several.items() for form in forms for i in range(len(arrays.get(key, ())))}
 
 
 def _names(folders):

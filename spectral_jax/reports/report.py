@@ -107,8 +107,9 @@ def _scores(runs):
   return html.table(["", *names], lines, best)
 
 
-COSTS = {"final_loss": "final loss", "train_seconds": "seconds of training", "images_per_second": "images a second",
-         "best_step": "best step", "best_knn_accuracy": "k-NN there"}
+COSTS = {"final_loss": "final loss", "train_seconds": "seconds of training, with compilation",
+         "images_per_second": "images a second",
+         "best_step": "best step", "best_knn_accuracy": "kNN at the best step"}
 
 
 def _closing(run):
@@ -124,15 +125,15 @@ def _costs(runs):
 def _differences(runs):
   missing = object()
   keys = dict.fromkeys(key for run in runs for key in run.config)
-  rows = [[key, *(_value(run.config.get(key, "")) for run in runs)] for key in keys
+  rows = [[key, *(_value(run.config[key]) if key in run.config else "—" for run in runs)] for key in keys
           if any(run.config.get(key, missing) != runs[0].config.get(key, missing) for run in runs)]
   if not rows:
-    return html.paragraph("They do not: these runs have the same config.")
+    return html.paragraph("These runs have the same config.")
   return html.table(["key", *(run.name for run in runs)], rows)
 
 
 def _value(value):
-  return "—" if value is None else '""' if value == "" else str(value)
+  return '""' if value == "" else str(value)
 
 
 def _config(run):
@@ -141,7 +142,7 @@ def _config(run):
   changed = {key: value for key, value in run.config.items() if value != defaults.get(key, missing)}
   tables = [html.table(["key", "value"], [[key, _value(value)] for key, value in sorted(which.items())])
             for which in (changed, run.config)]
-  return html.paragraph("Not as the defaults:") + tables[0] + html.folded("Every key", tables[1])
+  return html.paragraph("Keys that differ from the defaults:") + tables[0] + html.folded("Every key", tables[1])
 
 
 def _spectra(runs):
@@ -185,7 +186,8 @@ def _neighbors(arrays):
       same = other == label
       caption = "" if same else f"<figcaption>{html.text(names[other])}</figcaption>"
       cells.append(f'<figure class="{"same" if same else "other"}">{html.image(one, names[other])}{caption}</figure>')
-  note = html.paragraph("Left the test image; a green frame is of its class, a red one of another, which is named.")
+  note = html.paragraph("The test image is on the left. Green frame: the same class. Red frame: another class, "
+                        "whose name is below.")
   return note + html.tiles(near.shape[1] + 2, cells)
 
 

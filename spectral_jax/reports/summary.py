@@ -180,13 +180,13 @@ def print_table(summary: Mapping[str, Any], shots: int, folder: pathlib.Path) ->
     print(f"{title:24}" + "".join(f"{columns[name][one.key]:{width}.4f}" for name, width in widths.items()))
   if "pairs" in summary:
     pairs.print_table(summary)
-  compiling = ", compilation included" if summary["images_per_second_with_compilation"] else ""
+  compiling = "" if summary["images_per_second_with_compilation"] else " without it"
   best = "" if summary["best_step"] is None else (
-      f"\nBest in-training kNN {summary['best_knn_accuracy']:.4f} at step {summary['best_step']:,}, "
-      "whose checkpoint is kept.")
+      f"\nBest kNN accuracy during training: {summary['best_knn_accuracy']:.4f}, at step {summary['best_step']:,}; its "
+      "checkpoint is kept.")
   print(
-      f"\n{summary['train_seconds']:.0f} s of training, {summary['images_per_second']:,.0f} images/s{compiling}, "
-      f"final loss {summary['final_loss']:.4f}, "
+      f"\n{summary['train_seconds']:.0f} s of training, compilation included; "
+      f"{summary['images_per_second']:,.0f} images/s{compiling}; final loss {summary['final_loss']:.4f}, "
       f"effective rank of the test embedding {summary['effective_rank']:.1f}{best}"
       f"\n\n{folder}")
   for name, meaning in FILES:

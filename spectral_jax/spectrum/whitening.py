@@ -35,7 +35,7 @@ def whiten(z: Float[ArrayLike, "n d"], *, method: Literal["zca", "cholesky", "ne
   `zca` takes `W = A^(-1/2)` from an eigendecomposition and stays nearest to `z`; `newton_schulz` finds the same
   matrix with matrix products alone (fast on accelerators); `cholesky` takes `W = L^-T`, `A = L L^T`. All are
   differentiable, at repeated eigenvalues as well. On rows that are sharded over devices under `jit` the mean and
-  the covariance are those of the global batch. Rows are not normalized afterwards: the losses do that.
+  the covariance are those of the global batch. Rows are not normalized afterward: the losses do that.
 
   Args:
     z: `(n, d)` embeddings.

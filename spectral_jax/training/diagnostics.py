@@ -11,7 +11,7 @@ import numpy as np
 
 from spectral_jax import _arrays, bounds, losses, metrics, spectrum
 from spectral_jax.bounds.batch import batch_report
-from spectral_jax.training.objective import learner_sections, learnt_values, temperature_of
+from spectral_jax.training.objective import learner_sections, learned_values, temperature_of
 from spectral_jax.training.optimizer import warmup_cosine
 from spectral_jax.training.state import variables
 
@@ -75,8 +75,8 @@ def diagnostics(u: Float[ArrayLike, "n d"], v: Float[ArrayLike, "n d"], *,
 
 def diagnose(observed: Observed) -> dict[str, Float[Array, ""]]:
   """The diagnostics of one learner's step, a `step.Observed`, and what its objective learns: a temperature, a bias."""
-  learnt = learnt_values(observed.before.params["objective"], observed.temperature)
-  return diagnostics(*observed.embeddings, temperature=learnt.get("temperature", observed.temperature)) | learnt
+  learned = learned_values(observed.before.params["objective"], observed.temperature)
+  return diagnostics(*observed.embeddings, temperature=learned.get("temperature", observed.temperature)) | learned
 
 
 def loss_gap(u: Float[ArrayLike, "n d"], v: Float[ArrayLike, "n d"], labels: Int[Array, " n"], *,

@@ -82,7 +82,7 @@ def make_objective(config: Config, mesh: Mesh | None = None, batch_size: int = 0
   names = _parameters(function)
   learnable = LEARNT.get(config.name, ())
   keywords = _check_keywords(config, [name for name in names if name not in RESERVED] + ["learn"] * bool(learnable))
-  learnt = _learnt(config.name, keywords.pop("learn", learnable), learnable)
+  learned = _learned(config.name, keywords.pop("learn", learnable), learnable)
   devices = 1 if mesh is None else mesh.shape["data"]
   if mesh is not None and devices > 1 and batch_size >= devices * RING_IMAGES:
     function = losses.sharded(function, mesh, axis="data")
@@ -90,14 +90,14 @@ def make_objective(config: Config, mesh: Mesh | None = None, batch_size: int = 0
   remembers = "log_average" in names
 
   def init(key, width, examples):
-    # The temperature is an argument of the step, so what is learnt is a factor of it.
+    # The temperature is an argument of the step, so what is learned is a factor of it.
     begin = {"temperature": ("log_factor", 0.0), "bias": ("bias", keywords.get("bias", _default(function, "bias")))}
-    params = {own: jnp.float32(value) for own, value in (begin[name] for name in learnt)}
+    params = {own: jnp.float32(value) for own, value in (begin[name] for name in learned)}
     return params, {"log_average": jnp.full((examples, 2), -jnp.inf)} if remembers else {}
 
   def loss(params, memory, embeddings, batch, temperature):
     labels = (batch["labels"],) if "labels" in names else ()
-    own = learnt_values(params, temperature)
+    own = learned_values(params, temperature)
     tempered = {"temperature": own.pop("temperature", temperature)} if "temperature" in names else {}
     arguments = {**keywords, **tempered, **own}
     if not remembers:
@@ -109,7 +109,7 @@ def make_objective(config: Config, mesh: Mesh | None = None, batch_size: int = 0
   return Objective(init, loss)
 
 
-def learnt_values(params: Mapping[str, Array], temperature: Scalar) -> dict[str, Any]:
+def learned_values(params: Mapping[str, Array], temperature: Scalar) -> dict[str, Any]:
   """`{"temperature": ..., "bias": ...}`, those of them that an objective with `params` learns; `{}` for most.
 
   Args:
@@ -124,7 +124,7 @@ def learnt_values(params: Mapping[str, Array], temperature: Scalar) -> dict[str,
   return found
 
 
-def _learnt(name, asked, learnable):
+def _learned(name, asked, learnable):
   """The arguments to learn; () learns none."""
   names = (asked,) if isinstance(asked, str) else asked
   if not isinstance(names, (tuple, list)) or any(one not in learnable for one in names):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 CONFIG = "config.json"
 SUMMARY = "summary.json"
-LONGER = ("\nA run cannot be made longer afterwards: its learning rate has followed a schedule made for its length, "
+LONGER = ("\nA run cannot be made longer afterward: its learning rate has followed a schedule made for its length, "
           "down to 0 at the last step, so that more steps would be neither this run nor the longer one. In another "
           "--workdir, train the longer run, or go on from these weights with a schedule of its own: "
           "--config.init_from={folder}")
@@ -129,13 +129,18 @@ def read_json(path: pathlib.Path, needed: Mapping[str, type] | None = None) -> d
   try:
     content = json.loads(path.read_bytes())
   except ValueError as error:
-    raise ConfigError(f"{path} is damaged ({error}). {_REMEDIES.get(path.name, 'Delete it')}.") from None
+    raise damaged(path, error) from None
   if not isinstance(content, dict):
-    raise ConfigError(f"{path} is damaged (it holds no dictionary). {_REMEDIES.get(path.name, 'Delete it')}.")
+    raise damaged(path, "it holds no dictionary")
   lacking = [key for key, kind in (needed or {}).items() if not isinstance(content.get(key), kind)]
   if lacking:
-    raise ConfigError(f"{path} is damaged (it lacks {', '.join(lacking)}). {_REMEDIES.get(path.name, 'Delete it')}.")
+    raise damaged(path, f"it lacks {', '.join(lacking)}")
   return content
+
+
+def damaged(path: pathlib.Path, why: object) -> ConfigError:
+  """The error for a file of a workdir that is not what was written, with what can be done."""
+  return ConfigError(f"{path} is damaged ({why}). {_REMEDIES.get(path.name, 'Delete it')}.")
 
 
 def read_config(folder: str | pathlib.Path) -> Config:
@@ -155,12 +160,12 @@ def read_config(folder: str | pathlib.Path) -> Config:
     raise ConfigError(f"{folder} has no {CONFIG}, so no run was made in it.{within} Name the workdir of a run")
   content = read_json(path)
   if not all(isinstance(content.get(section), dict) for section in ("data", "model", "loss")):
-    raise ConfigError(f"{path} is damaged (it lacks the sections data, model and loss). {_REMEDIES[CONFIG]}.")
+    raise damaged(path, "it lacks the sections data, model and loss")
   config = get_defaults().unlock()
   try:
     config.update(content)
-  except (TypeError, ValueError) as error:
-    raise ConfigError(f"{path} is damaged ({error}). {_REMEDIES[CONFIG]}.") from error
+  except (AttributeError, TypeError, ValueError) as error:
+    raise damaged(path, error) from error
   return config.lock()
 
 
@@ -244,6 +249,20 @@ def writable(folder: str | pathlib.Path) -> pathlib.Path:
     with tempfile.TemporaryFile(dir=folder):
       pass
   return folder
+
+
+def check_place(flag: str, path: str | pathlib.Path) -> None:
+  """Raises ConfigError where no file of that path could be written; before any work is done."""
+  path = pathlib.Path(path).absolute()
+  if not path.parent.is_dir():
+    raise ConfigError(f"{path.parent} is not a folder, so {path} cannot be written; make it or give another {flag}")
+  if path.is_dir():
+    raise ConfigError(f"{path} is a folder, so no file of that name can be written; give another {flag}")
+  try:
+    with tempfile.TemporaryFile(dir=path.parent):
+      pass
+  except OSError as error:
+    raise ConfigError(f"{path} cannot be written: {error.strerror}; give another {flag}, or free some space") from error
 
 
 @contextlib.contextmanager
