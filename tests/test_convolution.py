@@ -50,7 +50,6 @@ def value_and_gradients(x, w, dy, strides, padding):
 def narrow(monkeypatch):
   """Small shapes take the forms of large ones, in groups that do not divide the batch."""
   monkeypatch.setattr(convolution, "WINOGRAD_CHANNELS", 2)
-  monkeypatch.setattr(convolution, "WINOGRAD_SIDE", 4)
   monkeypatch.setattr(convolution, "PATCH_BYTES", 2 * 7 * 4 * 27 * 8)
   monkeypatch.setattr(winograd, "GROUP_TILES", 12)
   monkeypatch.setattr(groups.jax, "device_count", lambda: 1)
@@ -98,6 +97,13 @@ def test_groups_need_not_divide():
   x = jnp.arange(7.0)
   assert groups.map_images(lambda x: 2 * x, 3, x).tolist() == (2 * x).tolist()
   assert groups.sum_images(jnp.sum, 3, x) == 21
+
+
+@pytest.mark.parametrize(("images", "size", "computed"), [(32, 28, 32), (7, 3, 9), (10, 9, 10), (5, 8, 5)])
+def test_groups_are_even(images, size, computed, monkeypatch):
+  """Hardly more images are computed than there are: not two groups of 28 for 32 images."""
+  monkeypatch.setattr(groups.jax, "device_count", lambda: 1)
+  assert groups.sum_images(lambda x: jnp.asarray(len(x)), size, jnp.zeros(images)) == computed
 
 
 def test_not_a_number_stays_with_its_image(narrow):

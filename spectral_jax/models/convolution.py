@@ -36,7 +36,7 @@ PATCH_BYTES = 4 * 2**20
 
 # The narrowest convolution and the smallest image for which Winograd's algorithm gains more than its transforms cost.
 WINOGRAD_CHANNELS = 64
-WINOGRAD_SIDE = 8
+WINOGRAD_SIDE = 4
 
 # He et al. 2015, arXiv 1502.01852, for layers followed by ReLU.
 _kaiming = nn.initializers.variance_scaling(2.0, "fan_out", "normal")

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 def map_images(f: Callable[..., Array], size: int, *arrays: Shaped[Array, "b ..."]) -> Shaped[Array, "b ..."]:
-  """`f(*arrays)` for `size` images after the other.
+  """`f(*arrays)` for at most `size` images after the other.
 
   Args:
     f: maps arrays `(g, ...)` to one `(g, ...)`, each image by itself.
-    size: images in a group.
+    size: the most images in a group.
     *arrays: `(b, ...)` each.
 
   Returns:
@@ -40,7 +40,7 @@ def map_images(f: Callable[..., Array], size: int, *arrays: Shaped[Array, "b ...
 
 
 def sum_images(f: Callable[..., PyTree], size: int, *arrays: Shaped[Array, "b ..."]) -> PyTree:
-  """The sum of `f(*group)`, a tree of arrays, over groups of `size` images; `f` sums over images and makes 0 of zeros.
+  """The sum of `f(*group)`, a tree, over groups of at most `size` images; `f` sums over images, and of zeros makes 0.
 
   >>> sum_images(lambda x: jnp.sum(x, axis=0), 2, jnp.arange(4)).tolist()
   6
@@ -56,8 +56,11 @@ def sum_images(f: Callable[..., PyTree], size: int, *arrays: Shaped[Array, "b ..
 
 
 def _split(size, arrays):
-  """`(groups, size, ...)` each, the last group filled up with zeros."""
-  missing = -len(arrays[0]) % size
+  """`(groups, images, ...)` each, as few groups as `size` permits; the last is filled up with zeros."""
+  images = len(arrays[0])
+  count = -(-images // size)
+  size = -(-images // count)  # even groups: of 32 images, 28 at a time, the second group would be zeros but for 4
+  missing = count * size - images
   padded = [jnp.pad(a, [(0, missing)] + [(0, 0)] * (a.ndim - 1)) if missing else a for a in arrays]
   return [a.reshape(-1, size, *a.shape[1:]) for a in padded]
 
