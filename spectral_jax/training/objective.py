@@ -30,7 +30,7 @@ RESERVED = ("u", "v", "labels", "where", "reduction", "temperature", "axis_name"
 
 # Arguments that the trainer learns with the network where a loss has them, as its paper does (SigLIP, arXiv
 # 2303.15343).
-LEARNT = {"sigmoid": ("temperature", "bias")}
+LEARNABLE = {"sigmoid": ("temperature", "bias")}
 
 # Images of a device from which the ring is faster than the compiler's own partition of the dense form, measured on CPU
 # by benchmarks/losses.py: fewer do not pay for the hops.
@@ -80,7 +80,7 @@ def make_objective(config: Config, mesh: Mesh | None = None, batch_size: int = 0
     return cross_entropy(num_classes)
   function = getattr(losses, config.name)
   names = _parameters(function)
-  learnable = LEARNT.get(config.name, ())
+  learnable = LEARNABLE.get(config.name, ())
   keywords = _check_keywords(config, [name for name in names if name not in RESERVED] + ["learn"] * bool(learnable))
   learned = _learned(config.name, keywords.pop("learn", learnable), learnable)
   devices = 1 if mesh is None else mesh.shape["data"]
