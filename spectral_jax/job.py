@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from spectral_jax import preemption
 from spectral_jax.reports import summary
-from spectral_jax.training.loop import train
-from spectral_jax.training.run import check_beginning, open_run
+from spectral_jax.training.loop import check_beginning, train
+from spectral_jax.training.run import open_run
 from spectral_jax.workdir.folder import SUMMARY, claim, disk_errors, worst
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 import time
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from spectral_jax.metrics import knn_accuracy
 from spectral_jax.training.batches.planner import Planner, first_tables
 from spectral_jax.training.batches.tables import of_stored, stored
 from spectral_jax.training.diagnostics import drift_bounds, loss_gaps
+from spectral_jax.training.start import check_start
 from spectral_jax.training.state import State, variables
 from spectral_jax.training.step import named
 from spectral_jax.workdir import checkpoints
@@ -23,7 +25,6 @@ from spectral_jax.workdir.folder import is_lead
 from spectral_jax.workdir.logs import Diverged, Log
 
 if TYPE_CHECKING:
-  import pathlib
   from collections.abc import Callable, Mapping
   from typing import Any, TypeAlias
 
@@ -34,6 +35,16 @@ if TYPE_CHECKING:
 
   # Scores of a state, with a "knn_accuracy" that chooses the best checkpoint.
   Evaluate: TypeAlias = Callable[[Run, State], dict[str, float]]
+
+
+def check_beginning(run: Run, workdir: str | pathlib.Path, *, restart: bool = False) -> None:
+  """Raises ConfigError where a run that has no checkpoint yet cannot begin as `config.init_from` says.
+
+  It is called before the workdir is claimed, so that the corrected command finds the folder free.
+  """
+  begun = (pathlib.Path(workdir).expanduser() / checkpoints.DIRECTORY).is_dir()
+  if run.config.init_from and (restart or not begun):
+    check_start(jax.eval_shape(run.program.init, 0), run.config)
 
 
 def train(run: Run, folder: pathlib.Path, evaluate: Evaluate | None = None) -> tuple[State, dict[str, Any]]:

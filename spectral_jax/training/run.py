@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import pathlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,9 +20,8 @@ from spectral_jax.training.checks import check_batch, check_config
 from spectral_jax.training.objective import learner_sections, temperature_of
 from spectral_jax.training.optimizer import peak_learning_rate, warmup_length
 from spectral_jax.training.program import Program, Shape, make_program
-from spectral_jax.training.start import check_start, taken_over
+from spectral_jax.training.start import taken_over
 from spectral_jax.training.step import Hyper
-from spectral_jax.workdir import checkpoints
 
 if TYPE_CHECKING:
   from collections.abc import Mapping
@@ -103,16 +101,6 @@ def prepare(config: Config, dataset: Dataset, mesh: Mesh) -> Run:
       features=features,
       images=place(dataset.train.images(), everywhere) if dataset.resident else None,
       labels=place(np.asarray(dataset.train.labels, np.int32), everywhere))
-
-
-def check_beginning(run: Run, workdir: str | pathlib.Path, *, restart: bool = False) -> None:
-  """Raises ConfigError where a run that has no checkpoint yet cannot begin as `config.init_from` says.
-
-  It is called before the workdir is claimed, so that the corrected command finds the folder free.
-  """
-  begun = (pathlib.Path(workdir).expanduser() / checkpoints.DIRECTORY).is_dir()
-  if run.config.init_from and (restart or not begun):
-    check_start(jax.eval_shape(run.program.init, 0), run.config)
 
 
 def _encoded_together(limits, dataset):
