@@ -33,8 +33,8 @@ def sigmoid(u: Float[ArrayLike, "n d"], v: Float[ArrayLike, "n d"], *, temperatu
     u: `(n, d)` embeddings of the anchors.
     v: `(n, d)` embeddings of their positives, row by row.
     temperature: tau, > 0, a number or a traced scalar that may be learned; 0.1, where the paper begins.
-    bias: a number or a traced scalar that may be learned; -10, where the paper begins, so that the many negatives do not
-      outweigh the positives at first.
+    bias: a number or a traced scalar that may be learned; -10, where the paper begins, so that the many negatives do
+      not outweigh the positives at first.
     normalize: L2-normalize rows; a zero row stays zero and has zero gradient.
     where: `(n,)` booleans, the rows that count, as anchors and as negatives; None is all of them.
     reduction: "mean" over the anchors that count, or "none": `(n,)` values, 0 where masked.

@@ -11,7 +11,7 @@ import numpy as np
 
 from spectral_jax import _arrays, bounds, losses, metrics, spectrum
 from spectral_jax.bounds.batch import batch_report
-from spectral_jax.training.objective import learner_sections, learned_values, temperature_of
+from spectral_jax.training.objective import learned_values, learner_sections, temperature_of
 from spectral_jax.training.optimizer import warmup_cosine
 from spectral_jax.training.state import variables
 
