@@ -65,7 +65,7 @@ def run(main: Callable[[Config, str], None], default: str = "digits") -> None:
 
 
 def run_on_workdirs(main: Callable[[list[str]], None]) -> None:
-  """Parses the flags and calls `main(workdirs)` with the words that are none; ends as `run` does."""
+  """Parses the flags and calls `main(workdirs)` with the words that are no flags; ends as `run` does."""
   def body(argv):
     keep_compiled()
     main(argv[1:])

@@ -99,12 +99,14 @@ def plan(config: Config, sizes: Sizes, devices: int) -> dict[str, Any]:
   from spectral_jax.training.program import Shape, make_program
 
   if devices % config.model_parallel:
-    raise ConfigError(f"config.model_parallel={config.model_parallel} must divide the devices, {devices}")
+    raise ConfigError(f"config.model_parallel={config.model_parallel} must divide the number of devices, {devices}")
   mesh = AbstractMesh((devices // config.model_parallel, config.model_parallel), ("data", "model"))
   shards, batch, side = mesh.shape["data"], config.batch_size, config.data.image_size
   if batch % (shards * config.microbatches):
-    raise ConfigError(f"config.batch_size={batch} does not divide over {shards} devices and {config.microbatches} "
-                      "microbatches")
+    pieces = shards * config.microbatches
+    raise ConfigError(f"config.batch_size={batch} does not divide over {shards} devices with "
+                      f"config.microbatches={config.microbatches}; use {batch // pieces * pieces or pieces} or "
+                      f"{(batch // pieces + 1) * pieces}")
   image = (side, side, sizes.channels)
   resident = is_resident(config.data, sizes.examples, sizes.channels)
   one = make_mesh(devices=jax.devices()[:1])

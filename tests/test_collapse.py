@@ -93,6 +93,8 @@ def test_nccc_against_a_loop(monkeypatch):
     assert 0.3 < want < 0.9
     monkeypatch.setattr(collapse, "TILE_ENTRIES", 5 * 8)
     np.testing.assert_allclose(metrics.nccc_accuracy(z, labels, test_z, test_y), want, rtol=1e-6)
+    for factor in (2.0**100, 2.0**-100):  # the nearest mean is the same at every scale
+      np.testing.assert_allclose(metrics.nccc_accuracy(z * factor, labels, test_z * factor, test_y), want, rtol=1e-6)
   assert metrics.nccc_accuracy(z, labels * 0, test_z, labels * 0) == 1
   assert np.isnan(metrics.nccc_accuracy(jnp.asarray(z).at[0, 0].set(jnp.nan), labels, test_z, test_y))
   assert np.isnan(metrics.nccc_accuracy(z, labels, jnp.asarray(test_z).at[0, 0].set(jnp.nan), test_y))

@@ -76,5 +76,7 @@ def test_knn_errors():
     metrics.knn_accuracy(z, y, jnp.ones((3, 4)), y)
   with pytest.raises(ValueError, match="k must be at least 1"):
     metrics.knn_accuracy(z, y, z, y, k=0)
+  with pytest.raises(TypeError, match="k must be an integer, how many neighbors vote; got 2.5"):
+    metrics.knn_accuracy(z, y, z, y, k=2.5)
   with pytest.raises(ValueError, match=r"train_y must have shape \(3,\)"):
     metrics.knn_accuracy(z, y[:2], z, y)

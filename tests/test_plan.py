@@ -130,7 +130,7 @@ def test_numbers_of_known_data_sets():
 
 
 @pytest.mark.parametrize("act, message", [
-    (lambda: plan.plan(config_of(), plan.Sizes(1437, 10, 1), 3), "does not divide over 3 devices"),
+    (lambda: plan.plan(config_of(), plan.Sizes(1437, 10, 1), 3), "does not divide over 3 devices with config.microbatches=1; use .* or "),
     (lambda: plan.plan(config_of(model_parallel=3), plan.Sizes(1437, 10, 1), 4), "model_parallel=3 must divide"),
     (lambda: plan.pace({}, "abacus", 0.5), "--chip must be one of"),
     (lambda: plan.pace({}, "v4", 0.0), "--utilization must lie in"),

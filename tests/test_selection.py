@@ -362,6 +362,13 @@ def test_wrong_types_are_named():
     selection.random_batch(KEY, jnp.ones((4, 2), jnp.int32), 2)
   with pytest.raises(TypeError, match="batch_size must be a Python integer"):
     selection.hard_batch(KEY, jnp.ones((4, 2)), 2.0)
+  bank = jnp.ones((4, 2))
+  for call in (selection.random_batch, selection.greedy_batch, selection.pool_batch, selection.log_det_batch,
+               selection.hard_batch, selection.submodular_batch, selection.epoch_batches,
+               lambda key, bank, size: selection.jest_batch(key, bank, bank, size)):
+    for key in (0, jnp.zeros(()), jax.random.split(KEY, 2)):
+      with pytest.raises(TypeError, match=r"key must be one key of jax.random, got .*; make it with jax.random.key"):
+        call(key, bank, 2)
 
 
 @pytest.mark.parametrize("call", [

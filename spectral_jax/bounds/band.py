@@ -35,7 +35,7 @@ class Shared(NamedTuple):
 
 
 def product(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
-  """Matrix product in full precision: a bound is none with the accelerators' default."""
+  """Matrix product in full precision: with the accelerators' default a bound would not hold."""
   return jnp.matmul(a, b, precision=_arrays.HIGHEST)
 
 

@@ -173,6 +173,9 @@ def _cdnv(z, labels, size, *, directional):
 
 @functools.partial(jax.jit, static_argnames="size")
 def _nccc(train_z, train_y, test_z, test_y, size):
+  # Squares of huge rows would overflow; those of tiny ones would vanish, and every class be as near as the first.
+  scale = _moments.power_of_two(lax.stop_gradient(jnp.maximum(jnp.max(jnp.abs(train_z)), jnp.max(jnp.abs(test_z)))))
+  train_z, test_z = train_z / scale, test_z / scale
   c = _classes(train_z, train_y, size)
   lengths = jnp.where(c.counts > 0, jnp.sum(c.means * c.means, axis=1), jnp.inf)
 

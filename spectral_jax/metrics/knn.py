@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from spectral_jax import _arrays, _eager
@@ -46,6 +47,8 @@ def knn_accuracy(train_z: Float[ArrayLike, "n d"], train_y: Int[ArrayLike, " n"]
     raise ValueError(
         f"train_z and test_z must have the same width, got {train_z.shape} and {test_z.shape}; "
         "compute both with the same encoder")
+  if isinstance(k, bool) or not isinstance(k, (int, np.integer)):
+    raise TypeError(f"k must be an integer, how many neighbors vote; got {k!r}")
   if k < 1:
     raise ValueError(f"k must be at least 1, got {k}")
   m, n = train_z.shape[0], test_z.shape[0]

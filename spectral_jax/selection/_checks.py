@@ -37,6 +37,16 @@ def check_bank(embeddings, batch_size, name="embeddings"):
   return bank
 
 
+def check_key(key):
+  """Refuses what is no key of `jax.random`, such as a seed."""
+  dtype, shape = getattr(key, "dtype", None), np.shape(key)
+  typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and shape == ()
+  raw = dtype == np.uint32 and len(shape) == 1  # as jax.random.PRNGKey makes them
+  if not (typed or raw):
+    got = repr(key) if dtype is None else f"dtype {dtype} of shape {shape}"
+    raise TypeError(f"key must be one key of jax.random, got {got}; make it with jax.random.key(seed)")
+
+
 @jax.jit
 def _finite_rows(bank):
   return jnp.all(jnp.isfinite(bank), axis=1)

@@ -102,6 +102,7 @@ def epoch_batches(key: PRNGKeyArray, embeddings: Float[ArrayLike, "m d"], batch_
 
   Reference: the sources of the rules are in docs/selection.md and in the rules' modules.
   """
+  _checks.check_key(key)
   bank = _checks.check_bank(embeddings, batch_size)
   choice("rule", rule, RULES)
   choice("coverage", coverage, COVERAGES)

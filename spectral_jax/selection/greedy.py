@@ -62,6 +62,7 @@ def greedy_batch(key: PRNGKeyArray, embeddings: Float[ArrayLike, "m d"], batch_s
 
   Reference: arXiv 2510.05767 names the greedy builder; the statement above is this project's.
   """
+  _checks.check_key(key)
   bank = _checks.check_bank(embeddings, batch_size)
   candidates = _checks.check_candidates(candidates)
   _checks.check_objective(objective, target)

@@ -40,6 +40,7 @@ def hard_batch(key: PRNGKeyArray, embeddings: Float[ArrayLike, "m d"], batch_siz
     >>> hard_batch(jax.random.key(1), bank, 4).shape
     (4,)
   """
+  _checks.check_key(key)
   return _nearest(key, _checks.check_bank(embeddings, batch_size), batch_size)
 
 

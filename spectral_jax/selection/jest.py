@@ -66,6 +66,7 @@ def jest_batch(key: PRNGKeyArray, learner: Views, reference: Views, batch_size: 
   multimodal learning", arXiv 2406.17711. For the softmax the paper's text could not be read; the form above leaves the
   positive out of the denominator, so that S alone decides it.
   """
+  _checks.check_key(key)
   pairs = [_views(name, views, batch_size) for name, views in (("learner", learner), ("reference", reference))]
   sizes = [u.shape[0] for u, _ in pairs]
   if sizes[0] != sizes[1]:

@@ -49,6 +49,7 @@ def log_det_batch(key: PRNGKeyArray, embeddings: Float[ArrayLike, "m d"], batch_
   Reference: Chen, Zhang and Zhou, "Fast greedy MAP inference for determinantal point process", NeurIPS 2018, in feature
   space instead of over the kernel.
   """
+  _checks.check_key(key)
   bank = _checks.check_bank(embeddings, batch_size)
   return _log_det(key, bank, positive("ridge", ridge), batch_size)
 

@@ -54,6 +54,7 @@ def pool_batch(key: PRNGKeyArray, embeddings: Float[ArrayLike, "m d"], batch_siz
 
   Reference: arXiv 2510.05767 names the pool selector; the statement above is this project's.
   """
+  _checks.check_key(key)
   bank = _checks.check_bank(embeddings, batch_size)
   _checks.count("pools", pools)
   choice("policy", policy, POLICIES)

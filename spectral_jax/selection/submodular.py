@@ -61,6 +61,7 @@ def submodular_batch(key: PRNGKeyArray, embeddings: Float[ArrayLike, "m d"], bat
   Of it only the abstract could be read: a monotone submodular objective motivated by InfoNCE, hard yet
   non-contradictory negatives for each query, a greedy algorithm. The objective above is this project's.
   """
+  _checks.check_key(key)
   bank = _checks.check_bank(embeddings, batch_size)
   candidates = _checks.check_candidates(candidates)
   queries = check_queries(queries, batch_size)

@@ -35,6 +35,7 @@ def random_batch(key: PRNGKeyArray, embeddings: Float[ArrayLike, "m d"], batch_s
     >>> random_batch(jax.random.key(1), bank, 4).shape
     (4,)
   """
+  _checks.check_key(key)
   bank = _checks.check_bank(embeddings, batch_size)
   return _draw(key, batch_size, bank.shape[0])
 

@@ -144,7 +144,7 @@ def damaged(path: pathlib.Path, why: object) -> ConfigError:
 
 
 def read_config(folder: str | pathlib.Path) -> Config:
-  """The config that a workdir's run was made with; keys that it is too old to have are the defaults.
+  """The config that a workdir's run was made with; keys that are newer than it have their defaults.
 
   Raises:
     ConfigError: there is no such folder, no run in it, or its config is damaged.
