@@ -93,7 +93,7 @@ def input_gradient_on_cpu(dy: Float[Array, "b i j f"], x: Float[Array, "b h w c"
   Of `x` the shape and dtype are used.
   """
   if _suits_winograd(x, w, strides, padding):
-    return winograd.convolve(dy, jnp.flip(w, (0, 1)).swapaxes(2, 3))
+    return winograd.input_gradient(dy, w)
   larger = any(k > side for side, k in zip(dy.shape[1:3], w.shape))
   return _transpose_of_input(_product if larger else _plain, dy, x, w, strides, padding)
 

@@ -54,22 +54,18 @@ def convolve(x: Float[Array, "b h w c"], w: Float[Array, "3 3 c f"]) -> Float[Ar
   >>> convolve(x, w)[0, 0, :, 0].tolist()
   [4.0, 6.0, 6.0, 4.0]
   """
-  dtype = jnp.promote_types(x.dtype, jnp.float32)
-  w = w.astype(dtype)
-  weights = _transform(_G, lambda i, j: w[i, j])
+  return _convolve(x, w.shape[3], lambda i, j: w[i, j], channels=0)
 
-  def of_group(x):
-    tiles = _image_tiles(x.astype(dtype))
-    products = [[lax.dot_general(tiles[i][j], weights[i][j], (((3,), (0,)), ((), ()))) for j in range(4)]
-                for i in range(4)]
-    # Else the compiler may fold the products' sums into the copy below and make each of them anew.
-    products = lax.optimization_barrier(products)
-    (y00, y01), (y10, y11) = _transform(_AT, lambda i, j: products[i][j])
-    images, height, width, features = *x.shape[:3], w.shape[-1]
-    rows = [jnp.stack(pair, axis=3).reshape(images, height // 2, width, features) for pair in ((y00, y01), (y10, y11))]
-    return jnp.stack(rows, axis=2).reshape(images, height, width, features).astype(x.dtype)
 
-  return groups.map_images(of_group, _group(x), x)
+def input_gradient(dy: Float[Array, "b h w f"], w: Float[Array, "3 3 c f"]) -> Float[Array, "b h w c"]:
+  """`(b, h, w, c)`: the gradient of `sum(convolve(x, w) dy)` with respect to `x`, in the dtype of `dy`.
+
+  >>> dy, w = jnp.ones((2, 4, 4, 1)), jnp.ones((3, 3, 1, 1))
+  >>> input_gradient(dy, w)[0, 0, :, 0].tolist()
+  [4.0, 6.0, 6.0, 4.0]
+  """
+  # The weights turned by half a turn; their channels stay in place, as to swap them takes longer than the products.
+  return _convolve(dy, w.shape[2], lambda i, j: w[2 - i, 2 - j], channels=1)
 
 
 def weight_gradient(x: Float[Array, "b h w c"], dy: Float[Array, "b h w f"]) -> Float[Array, "3 3 c f"]:
@@ -91,6 +87,25 @@ def weight_gradient(x: Float[Array, "b h w c"], dy: Float[Array, "b h w f"]) -> 
 
   sums = groups.sum_images(of_group, _group(x), x, dy)
   return jnp.stack([jnp.stack(row) for row in _transform(_GT, lambda i, j: sums[i][j])])
+
+
+def _convolve(x, features, weight, channels):
+  """`convolve` by the weights `weight(i, j)`, matrices whose axis `channels` is that of the channels of `x`."""
+  dtype = jnp.promote_types(x.dtype, jnp.float32)
+  weights = _transform(_G, lambda i, j: weight(i, j).astype(dtype))
+
+  def of_group(x):
+    tiles = _image_tiles(x.astype(dtype))
+    products = [[lax.dot_general(tiles[i][j], weights[i][j], (((3,), (channels,)), ((), ()))) for j in range(4)]
+                for i in range(4)]
+    # Else the compiler may fold the products' sums into the copy below and make each of them anew.
+    products = lax.optimization_barrier(products)
+    (y00, y01), (y10, y11) = _transform(_AT, lambda i, j: products[i][j])
+    images, height, width = x.shape[:3]
+    rows = [jnp.stack(pair, axis=3).reshape(images, height // 2, width, features) for pair in ((y00, y01), (y10, y11))]
+    return jnp.stack(rows, axis=2).reshape(images, height, width, features).astype(x.dtype)
+
+  return groups.map_images(of_group, _group(x), x)
 
 
 def _group(x):
