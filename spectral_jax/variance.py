@@ -4,8 +4,7 @@
                                   [--config.KEY=VALUE ...]
 
 Measures at the initial parameters and after `--train_steps` steps of the config; leaves variance.txt, variance.json,
-variance.png and report.html, by default in runs/variance-NAME. With no flag: the digits, about a minute on a laptop's
-CPU.
+variance.png and report.html, by default in runs/variance-NAME. With no flag: the digits.
 """
 
 from __future__ import annotations
