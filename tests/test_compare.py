@@ -1,6 +1,7 @@
 """Comparisons: what differs between runs and what does not, what the figures mean, that nothing is done twice."""
 
 import math
+import warnings
 
 import jax
 import numpy as np
@@ -120,6 +121,17 @@ def test_time_is_compared_with_random_batches_seed_by_seed():
   # Seed 2 of random batches never gets there, so that it has no ratio.
   assert row["linear_accuracy_target"]["reached"] == 3
   np.testing.assert_allclose(row["linear_accuracy_target"]["processor_ratio"], intervals.interval([6 / 20, 20 / 10]))
+
+
+def test_runs_of_before_processor_time_was_kept_are_shown_without(compared, tmp_path):
+  results, _ = compared
+  old = [{**r, "curve": [{k: v for k, v in p.items() if k != "processor_seconds"} for p in r["curve"]]} for r in results]
+  summary = intervals.summarize(old, TARGETS)
+  about = dict.fromkeys(("command", "date", "hardware", "setting", "seeds"), "") | {"pictures": []}
+  text = page.section({"about": about, "targets": TARGETS, "summary": summary})
+  assert "nan" not in text and math.isnan(summary["random"]["processor_ratio"][0])
+  with warnings.catch_warnings(action="error"):
+    curves.save_comparison(tmp_path / "curves.png", old, TARGETS, "processor_seconds")
 
 
 def test_a_rule_without_a_coverage_chooses_from_all():

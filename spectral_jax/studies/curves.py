@@ -104,7 +104,8 @@ def _over(axis, curves, metric, along):
   """A metric's mean and interval over the points of curves, which have their points at the same steps."""
   for name, color in _colors(curves).items():
     of_seeds = curves[name]
-    places = np.mean([[point[along] for point in curve] for curve in of_seeds], axis=0)
+    # Runs from before 0.2 have no processor seconds.
+    places = [np.mean([point[along] for point in points if along in point] or np.nan) for points in zip(*of_seeds)]
     means, halves = np.transpose([interval(values) for values in zip(*([p[metric] for p in c] for c in of_seeds))])
     _line(axis, places, means, halves, color, name)
 

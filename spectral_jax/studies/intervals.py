@@ -82,7 +82,7 @@ def _row(runs, random, targets):
   final = {seed: run["curve"][-1] for seed, run in runs.items()}
   seconds = [point["seconds"] for point in final.values()]
   row = {"seeds": len(runs), "seconds": interval(seconds), "fastest": min(seconds), "slowest": max(seconds)}
-  row["processor_seconds"] = interval([point["processor_seconds"] for point in final.values()])
+  row["processor_seconds"] = interval(_known(final.values(), "processor_seconds"))
   row["processor_ratio"] = _ratio(final, {seed: run["curve"][-1] for seed, run in random.items()})
   ranks = [run["mean_selected_rank"] / run["mean_random_rank"] for run in runs.values() if "mean_random_rank" in run]
   row["rank_ratio"] = interval(ranks) if ranks else None
@@ -94,12 +94,16 @@ def _row(runs, random, targets):
     reached, by_random = ({seed: point for seed, run in of.items()
                            if (point := first_reaching(run["curve"], name, target))} for of in (runs, random))
     row[f"{name}_target"] = {"reached": len(reached), "processor_ratio": _ratio(reached, by_random), **{
-        key: interval([point[key] for point in reached.values()])
-        for key in ("seconds", "processor_seconds", "step", "examples")}}
+        key: interval(_known(reached.values(), key)) for key in ("seconds", "processor_seconds", "step", "examples")}}
   return row
+
+
+def _known(points, key):
+  """The values of `key`; runs from before 0.2 have no processor seconds."""
+  return [point[key] for point in points if key in point]
 
 
 def _ratio(points, others):
   """Processor seconds of `{seed: point}` over those of `others`, seed by seed."""
-  return interval([point["processor_seconds"] / others[seed]["processor_seconds"]
-                   for seed, point in points.items() if seed in others])
+  pairs = [_known((point, others[seed]), "processor_seconds") for seed, point in points.items() if seed in others]
+  return interval([pair[0] / pair[1] for pair in pairs if len(pair) == 2])

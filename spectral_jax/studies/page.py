@@ -164,6 +164,8 @@ def _points(interval):
 
 def _plain(interval, digits):
   mean, half = interval
+  if math.isnan(mean):
+    return ""
   return f"{mean:,.{digits}f}" + ("" if math.isnan(half) else f" ± {half:,.{digits}f}")
 
 

@@ -134,7 +134,8 @@ def _curves(runs, results):
 
 def _mean_curve(curves, metric, axis):
   points = [point for point in zip(*curves) if all(metric in of_seed for of_seed in point)]
-  return [(sum(p[axis] for p in point) / len(point), *interval([p[metric] for p in point])) for point in points]
+  places = [interval([p[axis] for p in point if axis in p])[0] for point in points]
+  return [(x, *interval([p[metric] for p in point])) for x, point in zip(places, points) if not math.isnan(x)]
 
 
 def _against(runs, results):
