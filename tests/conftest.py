@@ -1,5 +1,6 @@
 """Settings for the whole suite: eight fake devices, so that sharded code runs as it would on eight chips."""
 
+import contextlib
 import os
 import pathlib
 import time
@@ -48,8 +49,9 @@ def pytest_sessionstart(session):
   if hasattr(session.config, "workerinput"):
     return
   for program in pathlib.Path(compiled_folder()).glob("*"):
-    if program.stat().st_mtime < time.time() - KEPT_SECONDS:
-      program.unlink()
+    with contextlib.suppress(FileNotFoundError):  # another suite may begin too
+      if program.stat().st_mtime < time.time() - KEPT_SECONDS:
+        program.unlink()
 
 
 @pytest.fixture(scope="module", autouse=True)
