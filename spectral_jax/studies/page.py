@@ -150,7 +150,7 @@ def _verdict(rows):
 
 def _versus(rule, ratio):
   """A ratio to random batches; nothing for these themselves, or where there is no pair."""
-  return "" if rule == "random" or math.isnan(ratio[0]) else _plain(ratio, 2)
+  return "" if rule == "random" else _plain(ratio, 2)
 
 
 def _percent(interval):
