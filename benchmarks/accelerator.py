@@ -8,6 +8,7 @@ command again goes on where a stage was stopped, by its nine minutes or by anyth
 
   losses   NT-Xent and InfoNCE to n = 262,144: dense, and tiles of several sizes, float32 and bfloat16, beside the rate
            of matrix products that was measured just before
+  blocks   the kernels for GPUs with blocks of several sizes: what spectral_jax/losses/_kernel.py takes
   flags    the same call and a training step under some of XLA's flags
   step     training steps of ResNet-18 at 32 and ResNet-50 at 224 pixels in bfloat16: images a second, the parts' times,
            a profile, and a plain compiled SimCLR step in PyTorch where that is installed
@@ -26,6 +27,7 @@ train/CLASS/*.jpg and test/CLASS/*.jpg, or an npz with train_images, train_label
 import argparse
 import functools
 import io
+import itertools
 import json
 import os
 import pathlib
@@ -39,7 +41,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 STAGE_SECONDS = 540
-STAGES = ("losses", "flags", "step", "cifar", "rules", "coupled")
+STAGES = ("losses", "blocks", "flags", "step", "cifar", "rules", "coupled")
 FLAGS = {
     "default": "",
     "no Triton products": "--xla_gpu_enable_triton_gemm=false",
@@ -50,13 +52,17 @@ FLAGS = {
 RULES = ("random", "greedy", "pool", "log_det", "hard", "cluster", "spectral")
 SIZES = {
     False: dict(
-        losses_n=(4096, 8192, 16384, 32768, 65536, 131072, 262144), dense_most=16384,
-        tiles=(1024, 2048, 4096, 8192, 16384), d=128, square=8192, repeats=5, flags_n=65536,
+        losses_n=(2048, 4096, 8192, 16384, 32768, 65536, 131072, 262144), dense_most=16384, tiled_most=65536,
+        sweep_n=32768,
+        blocks_n=65536, blocks=((128, 64, 8, 3), (64, 64, 4, 3), (128, 64, 4, 2), (64, 128, 4, 3), (64, 32, 4, 3),
+                                (128, 32, 8, 2), (64, 32, 4, 2), (64, 64, 4, 2)),
+        tiles=(2048, 4096, 8192, 16384), d=128, square=8192, repeats=5, flags_n=65536,
         steps=(("resnet18", "cifar", 32, 512), ("resnet50", "imagenet", 224, 256)), step_count=20,
-        encoder="resnet18", side=32, batch=512, epochs=100, look=10, rule_epochs=30, coupled_epochs=60,
+        encoder="resnet18", side=32, batch=512, epochs=100, look=25, rule_epochs=30, coupled_epochs=60,
         seeds=(0, 1, 2), rules=RULES, temperatures=(0.1, 0.2, 0.5), dtype="bfloat16"),
     True: dict(
-        losses_n=(64,), dense_most=64, tiles=(32,), d=16, square=64, repeats=1, flags_n=64,
+        losses_n=(64,), dense_most=64, tiled_most=64, sweep_n=64, blocks_n=64, blocks=((16, 32, 4, 2),),
+        tiles=(16, 32), d=16, square=64, repeats=1, flags_n=64,
         steps=(("convnet", "cifar", 8, 16),), step_count=1, encoder="convnet", side=8, batch=16, epochs=2, look=1,
         rule_epochs=3, coupled_epochs=1, seeds=(0,), rules=("random", "greedy"), temperatures=(0.2,), dtype="float32"),
 }
@@ -115,11 +121,11 @@ class Stage:
 
 
 def seconds_of(call, repeats):
-  """Median seconds of a call that returns arrays, after one that compiles."""
+  """Median seconds of a call that returns arrays, after one that compiles; three calls where they take seconds."""
   import jax
   jax.block_until_ready(call())
   times = []
-  for _ in range(repeats):
+  while len(times) < repeats and (len(times) < 3 or sum(times) < 3.0):
     started = time.perf_counter()
     jax.block_until_ready(call())
     times.append(time.perf_counter() - started)
@@ -127,12 +133,16 @@ def seconds_of(call, repeats):
 
 
 def product_rate(dtype, rows, inner, repeats):
-  """Operations a second of `(rows, inner) @ (inner, rows)` and back, in a chain so that launches do not count."""
+  """Operations a second of `(rows, inner) @ (inner, rows)` and back, in a chain so that launches do not count.
+
+  At the precision of the losses: float32 is float32, not the shorter mantissas that matrix units take by default.
+  """
   import jax
   import jax.numpy as jnp
   length = 8
   x, y = jnp.ones((rows, inner), dtype), jnp.full((inner, rows), 1 / inner, dtype)
-  there_and_back = lambda x, y: ((x @ y) @ y.T) * (inner / rows)
+  times = functools.partial(jnp.matmul, precision="highest")
+  there_and_back = lambda x, y: times(times(x, y), y.T) * (inner / rows)
   chain = jax.jit(lambda x, y: jax.lax.fori_loop(0, length, lambda _, x: there_and_back(x, y), x))
   return length * 4 * rows * rows * inner / seconds_of(lambda: chain(x, y), repeats)
 
@@ -156,7 +166,8 @@ def losses_stage(stage, sizes, options):
     rates[name] = stage.cell(f"matrix product, {name}", lambda: {
         "TFLOP/s": product_rate(name, square, square, repeats) / 1e12,
         f"TFLOP/s, inner {d}": product_rate(name, square, d, repeats) / 1e12})
-  # Operations of value and gradient in tiles: spectral_jax/losses/_engine.py. The dense form takes 1.5 times as many.
+  # Operations of value and gradient in tiles: spectral_jax/losses/_engine.py. The dense form and the
+  # kernels take more: 6 (2 n)^2 d for `nt_xent`, and the kernels 10 n^2 d for `info_nce`.
   operations = {"nt_xent": lambda n: 4 * (2 * n)**2 * d, "info_nce": lambda n: 6 * n**2 * d}
 
   def figures(loss, name, n, dtype, tile):
@@ -165,15 +176,60 @@ def losses_stage(stage, sizes, options):
     rate = operations[name](n) / seconds / 1e12
     return {"milliseconds": 1e3 * seconds, "TFLOP/s": rate, "of the product's rate": rate / rates[dtype]["TFLOP/s"]}
 
-  for n in sizes["losses_n"]:
-    for name, loss in (("nt_xent", losses.nt_xent), ("info_nce", losses.info_nce)):
-      for dtype in ("bfloat16", "float32"):
-        for tile in (*sizes["tiles"], *((2 * n,) if n <= sizes["dense_most"] and dtype == "float32" else ())):
-          form = "dense" if tile == 2 * n else f"tiles of {tile}"
-          if tile <= n or form == "dense":
-            stage.cell(f"{name}, n={n}, {dtype}, {form}", lambda: figures(loss, name, n, dtype, tile))
+  def measured(name, loss, n, dtype, tile, form):
+    return stage.cell(f"{name}, n={n}, {dtype}, {form}", lambda: figures(loss, name, n, dtype, tile))
+
+  for dtype, (name, loss) in itertools.product(
+      ("bfloat16", "float32"), (("nt_xent", losses.nt_xent), ("info_nce", losses.info_nce))):
+    measure = functools.partial(measured, name, loss)
+    if jax.default_backend() == "gpu" and dtype == "bfloat16":
+      for n in sizes["losses_n"]:
+        measure(n, dtype, None, "kernels")
+    swept = {tile: measure(sizes["sweep_n"], dtype, tile, f"tiles of {tile}") for tile in sizes["tiles"]}
+    tile = min(swept, key=lambda tile: swept[tile].get("milliseconds", float("inf")))
+    for n in sizes["losses_n"]:
+      if n != sizes["sweep_n"] and tile <= n <= sizes["tiled_most"]:
+        measure(n, dtype, tile, f"tiles of {tile}")
+      if n <= sizes["dense_most"] and dtype == "float32":
+        measure(n, dtype, 2 * n, "dense")
   for cell in [key for key in stage.cells if "error" in stage.cells[key]]:
     print(f"{cell}: failed on {jax.devices()[0].device_kind}", file=sys.stderr)
+
+
+def blocks_stage(stage, sizes, options):
+  """The value and its gradient apart, for the 2 n rows of NT-Xent; interpreted in a rehearsal."""
+  import jax
+  import jax.numpy as jnp
+
+  from spectral_jax.losses import _kernel
+  from spectral_jax.losses._pairs import Plan, Result, make_rows
+  from spectral_jax.losses._statistics import LogSumExp
+  from spectral_jax.losses._tiles import empty_grad, empty_tally, split
+  n, d = sizes["blocks_n"], sizes["d"]
+  z = jax.random.normal(jax.random.key(0), (n, d))
+  z *= (10 / jnp.sum(z * z, axis=1, keepdims=True))**0.5
+  rows = split(make_rows(z, jnp.arange(n) % (n // 2), jnp.ones(n, bool)), n)
+  result = Result(*jnp.stack([jnp.full_like(rows.norms, 11.0), jnp.ones_like(rows.norms)]))
+
+  def gather(plan, rows):
+    empty = empty_tally(plan, rows)
+    return _kernel.gather(plan, rows, rows, empty, empty, triangle=True)[0]
+
+  def scatter(plan, rows):
+    empty = empty_grad(rows)
+    return _kernel.scatter(plan, rows, rows, result, result, empty, empty, triangle=True)[0]
+
+  def figures(kernel, operations, plan):
+    call = jax.jit(functools.partial(kernel, plan))
+    seconds = seconds_of(lambda: call(rows), sizes["repeats"])
+    return {"milliseconds": 1e3 * seconds, "TFLOP/s": operations * n * n * d / seconds / 1e12}
+
+  plan = Plan(statistic=LogSumExp(), matmul_dtype="bfloat16", kernel="interpret" if options.rehearse else "triton")
+  for name, kernel, operations in (("gather", gather, 2), ("scatter", scatter, 4)):
+    for blocks in sizes["blocks"]:
+      _kernel.BLOCKS[name] = _kernel.Blocks(*blocks)
+      shape = "{} x {}, {} warps, {} stages".format(*blocks)
+      stage.cell(f"{name}, {shape}", lambda: figures(kernel, operations, plan))
 
 
 def flags_stage(stage, sizes, options):
@@ -275,12 +331,14 @@ def step_stage(stage, sizes, options):
                                     mutable=["batch_stats"])
       return jnp.mean(z), changed
 
-    bare = jax.jit(jax.value_and_grad(encoded, has_aux=True)).lower(learner.params["model"], x).compile()
+    lowered = jax.jit(jax.value_and_grad(encoded, has_aux=True)).lower(learner.params["model"], x)
+    bare = lowered.compile()
     encoder_seconds = seconds_of(several(lambda: bare(learner.params["model"], x)), 3) / count
     views = seconds_of(several(lambda: run.views(state[0], indices)), 3) / count
     loss_alone = loss_call(losses.nt_xent, batch, run.config.model.projector_dim, temperature=0.5)
     loss = seconds_of(several(loss_alone), 3) / count
-    flops = (bare.cost_analysis() or {}).get("flops", 0.0)
+    # Before XLA hands the convolutions to libraries, whose operations it does not count.
+    flops = (lowered.cost_analysis() or {}).get("flops", 0.0)
     return {"images/s": batch / whole, "of the bare encoder": encoder_seconds / whole, "step, ms": 1e3 * whole,
             "encoder, ms": 1e3 * encoder_seconds, "views, ms": 1e3 * views, "loss, ms": 1e3 * loss,
             "encoder TFLOP/s": flops / encoder_seconds / 1e12}
@@ -408,6 +466,7 @@ def trained(stage, key, config, dataset, look, scores, out):
         epoch += 1
         if epoch % look == 0 or epoch == total:
           curve.append({"epoch": epoch, "training seconds": trained_seconds} | scores(run, state))
+          print(f"{key}: {curve[-1]}", flush=True)
     kept.unlink(missing_ok=True)
     return {"images/s": total * per_epoch * config.batch_size / trained_seconds, **curve[-1], "curve": curve}
 

@@ -4,7 +4,8 @@
 
 Without TensorFlow: --config.data.name=folder --config.data.data_dir=FOLDER, with train/CLASS/* and test/CLASS/* in it.
 
-Hardware: one accelerator of 16 GB or more. Time and accuracy: not yet measured.
+Hardware: one accelerator of 16 GB or more. 100 epochs took 131 s on one H200 and reached .771 by nearest neighbors and
+.794 by the linear probe (seed 0, docs/performance.md).
 Expected with 1,000 epochs of this ResNet-18 and batch: about 91% linear, as SimCLR's authors state for theirs
 (github.com/google-research/simclr, README).
 """

@@ -21,8 +21,8 @@ KEPT_SECONDS = 21 * 24 * 3600
 
 # A program for several CPU devices that is read back runs its collectives without order (see command.keep_compiled).
 _read_back = cached.get_executable_and_time
-cached.get_executable_and_time = lambda key, options, backend, devices: (
-    _read_back(key, options, backend, devices) if len(devices) == 1 else (None, None))
+cached.get_executable_and_time = lambda key, options, backend, devices, *rest: (
+    _read_back(key, options, backend, devices, *rest) if len(devices) == 1 else (None, None))
 
 
 @pytest.fixture(scope="session")

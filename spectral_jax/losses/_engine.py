@@ -5,7 +5,7 @@ the rows of one array over the rows of another, and of the other's over the firs
 `Rows`: both valid, and their `group` different. A group per row leaves out the pair of a row with itself, a group
 per image also its two views' pair, a group per class every pair within the class.
 
-Three forms of one computation:
+Three forms of one computation, the last two with kernels of their own for 16-bit factors on a GPU (`_kernel.py`):
 - dense: one tile holds all pairs, differentiated by JAX;
 - tiled: a scan over tiles of pairs. `within` is symmetric, so it visits each pair once (tiles above the diagonal) and
   uses it for both rows. The derivative is closed-form: a second scan makes each tile of similarities again, turns it
@@ -15,7 +15,7 @@ Three forms of one computation:
   a traveling block gathers (its rows' statistics, its gradient) travels with it; the next block is sent while the
   present one is worked on. `within` goes half-way round and sends what was gathered home.
 
-The last two know their tiles through `gather`, `push` and `scatter` of `_tiles.py` alone.
+They know their tiles through `gather`, `push` and `scatter` alone.
 """
 
 import functools
@@ -26,34 +26,36 @@ import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
+from spectral_jax.losses import _kernel
+from spectral_jax.losses._kernel import gather, scatter
 from spectral_jax.losses._pairs import Change, Plan, Result, Rows
 from spectral_jax.losses._ring import half_ring, whole_ring
-from spectral_jax.losses._tiles import empty_grad, empty_tally, gather, join, push, scatter, scores, split
+from spectral_jax.losses._tiles import empty_grad, empty_tally, join, push, scores, split
 
-# Rows from which tiles beat the dense form, and tile sizes: measured on CPU by benchmarks/losses.py; accelerators take
-# larger tiles, so that a tile's matrix products outweigh their launches.
+# Rows from which tiles beat the dense form, and tile sizes: measured on CPU by benchmarks/losses.py, on a GPU by
+# benchmarks/accelerator.py; large tiles there, so that a tile's matrix products outweigh their launches.
 DENSE_ROWS = {"cpu": 1024}
-TILE_ROWS = {"cpu": 1024}
+TILE_ROWS = {"cpu": 1024, "gpu": 8192}
 DENSE_ROWS_DEFAULT = 8192
 TILE_ROWS_DEFAULT = 4096
 
 
 def within(statistic: Any, rows: Rows, plan: Plan = Plan()) -> Any:
   """The statistic of each row of `rows` over the other rows that count: `(n,)`."""
-  plan = settle(plan, rows.x.shape[0])._replace(statistic=statistic)
+  plan = settle(plan, rows.x)._replace(statistic=statistic)
   return _dense(plan, rows, rows)[0] if plan.form == "dense" else _within(plan, rows)
 
 
 def across(statistic: Any, rows: Rows, cols: Rows, plan: Plan = Plan(), columns: bool = False) -> Any:
   """The statistic of each row of `rows` over those of `cols`; with `columns`, also of each of `cols` over `rows`."""
-  n = max(rows.x.shape[0], cols.x.shape[0])
-  plan = settle(plan, n)._replace(statistic=statistic, columns=columns)
+  plan = settle(plan, max(rows.x, cols.x, key=len))._replace(statistic=statistic, columns=columns)
   of_rows, of_cols = (_dense if plan.form == "dense" else _across)(plan, rows, cols)
   return (of_rows, of_cols) if columns else of_rows
 
 
-def settle(plan, n):
-  """`plan` with the form and the tile for n rows."""
+def settle(plan, x):
+  """`plan` with the form and the tile for the rows of `x`, and with what runs the kernels, if they suit."""
+  n = x.shape[0]
   backend = jax.default_backend()
   can_be_dense = plan.axis_name is None and plan.matmul_dtype is None
   if can_be_dense and (plan.form == "dense" or (
@@ -64,7 +66,8 @@ def settle(plan, n):
   tiles = -(-n // most)
   equal = -(-n // tiles)
   tile = min(most, -(-equal // 16) * 16) if most >= 16 else most
-  return plan._replace(form="tiled" if plan.axis_name is None else "ring", tile=tile)
+  return plan._replace(form="tiled" if plan.axis_name is None else "ring", tile=tile,
+                       kernel=plan.kernel or (None if plan.tile else _kernel.backend(plan, x)))
 
 
 def _dense(plan, rows, cols):

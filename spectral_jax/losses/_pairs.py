@@ -30,6 +30,7 @@ class Plan(NamedTuple):
   axis_name: str | None = None
   statistic: object = None
   columns: bool = False  # whether the columns' statistic is wanted too
+  kernel: str | None = None  # what runs the kernels of `_kernel.py`; None for tiles made by XLA
 
 
 class Result(NamedTuple):

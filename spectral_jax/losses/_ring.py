@@ -16,6 +16,9 @@ def _shift(tree, axis_name, by):
 
 
 def _hops(axis_name, visit, carry, count):
+  if count == 0:  # XLA of JAX 0.11 ends the process over a loop of no turns with a transfer in it
+    return carry
+
   def hop(carry, _):
     own, block, load = carry
     following = _shift(block, axis_name, 1)  # does not wait for the visit: the transfer overlaps it

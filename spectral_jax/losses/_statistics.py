@@ -25,8 +25,9 @@ class LogSumExp:
   """`log sum_j exp(s_ij)` over the pairs that count, with the running maximum subtracted; -inf where there are none."""
 
   def score(self, s, row_norms, col_norms, mask):
-    del row_norms, col_norms, mask
-    return s
+    # So that an overflow outside the mask reaches neither the value nor, as 0 x inf, a derivative.
+    del row_norms, col_norms
+    return jnp.where(mask, s, _LOWEST)
 
   def start(self, zeros):
     return zeros + _LOWEST, zeros
@@ -34,9 +35,9 @@ class LogSumExp:
   def add(self, tally, score, mask, axis):
     # The maximum is a shift that cancels: it is held constant, so that derivatives of every order skip it.
     largest, total = tally
-    shift = jnp.maximum(largest, lax.stop_gradient(score).max(axis, initial=_LOWEST, where=mask))
-    # Masked twice: an overflow outside the mask must not reach the value, nor, as 0 x inf, a derivative.
-    terms = jnp.exp(jnp.where(mask, score - jnp.expand_dims(shift, axis), 0.0))
+    shift = jnp.maximum(largest, lax.stop_gradient(score).max(axis, initial=_LOWEST))
+    # Masked again: where all before are masked too, the shift is their score.
+    terms = jnp.exp(score - jnp.expand_dims(shift, axis))
     return shift, total * jnp.exp(largest - shift) + jnp.where(mask, terms, 0.0).sum(axis)
 
   def merge(self, a, b):
@@ -51,7 +52,7 @@ class LogSumExp:
   def slope(self, score, mask, value, cotangent):
     """`cotangent_i d value_i / d s_ij`: the softmax weight of the pair, times the cotangent."""
     value = jnp.where(value == -jnp.inf, 0.0, value)
-    return jnp.where(mask, jnp.exp(jnp.where(mask, score - value, 0.0)) * cotangent, 0.0)
+    return jnp.where(mask, jnp.exp(score - value) * cotangent, 0.0)
 
   def norm_slope(self, slope):
     return jnp.zeros_like(slope)
