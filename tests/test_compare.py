@@ -1,5 +1,6 @@
 """Comparisons: what differs between runs and what does not, what the figures mean, that nothing is done twice."""
 
+import json
 import math
 import warnings
 
@@ -132,6 +133,15 @@ def test_runs_of_before_processor_time_was_kept_are_shown_without(compared, tmp_
   assert "nan" not in text and math.isnan(summary["random"]["processor_ratio"][0])
   with warnings.catch_warnings(action="error"):
     curves.save_comparison(tmp_path / "curves.png", old, TARGETS, "processor_seconds")
+
+
+def test_a_run_begun_before_processor_time_was_kept_is_read_without(tmp_path):
+  records = [{"step": 5, "trained_seconds": 1.0, "knn_accuracy": 0.5},
+             {"step": 10, "trained_seconds": 2.0, "trained_processor_seconds": 0.7, "knn_accuracy": 0.6}]
+  (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+  assert cases._read(tmp_path, 4)["curve"] == [
+      {"step": 5, "examples": 20, "seconds": 1.0, "knn_accuracy": 0.5},
+      {"step": 10, "examples": 40, "seconds": 2.0, "knn_accuracy": 0.6}]
 
 
 def test_a_rule_without_a_coverage_chooses_from_all():

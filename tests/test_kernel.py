@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType, PartitionSpec
 
 from spectral_jax.losses import _engine, _kernel
 from spectral_jax.losses._pairs import Plan, make_rows
@@ -148,6 +148,18 @@ def test_kernels_can_be_lowered_for_a_gpu(name):
   plan = plan_for(name, "triton")
   text = lowered().lower(lowering_platforms=("cuda",)).as_text()
   assert text.count("gather_pairs") >= 3 and text.count("scatter_pairs") >= 3
+
+
+def test_kernels_can_be_lowered_for_a_tpu(monkeypatch):
+  block = _kernel.Blocks(256, 256, 0, 0)
+  monkeypatch.setattr(_kernel, "BLOCKS", {"gather": block, "scatter": block})
+  chip = AbstractDevice(device_kind="TPU v5e", num_cores=1, platform="tpu")
+  mesh = AbstractMesh((1,), ("data",), axis_types=(AxisType.Auto,), abstract_device=chip)
+  rows = rows_of(0, 600, d=128)
+  with jax.sharding.use_abstract_mesh(mesh):
+    lowered = jax.jit(lambda: of_within(plan_for("log-sum-exp", "mosaic"), rows)).trace().lower(
+        lowering_platforms=("tpu",))
+  assert lowered.as_text().count("tpu_custom_call") == 2
 
 
 @pytest.mark.skipif(jax.device_count() < 4, reason="needs 4 devices")

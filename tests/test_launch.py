@@ -168,7 +168,13 @@ def test_a_launcher_s_variables_are_enough(forge, which):
     assert f"process {i} of 2, 2 of 4 devices" in child.said()
 
 
-def test_local_sh_runs_processes_and_ends_all_when_one_is_killed(tmp_path, forge):
+def worker_of(parent, flag):
+  """The number of the process that `parent` started with `flag`."""
+  children = pathlib.Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+  return next(int(pid) for pid in children if flag in pathlib.Path(f"/proc/{pid}/cmdline").read_text().split("\0"))
+
+
+def test_local_sh_runs_processes_and_ends_all_when_one_is_killed(tmp_path, forge, request):
   cache = forge.cache
   flags = runs.flags({**SETTINGS, "selection.rule": "random", "steps": 5000, "checkpoint.every_steps": 20,
                       "eval_every_epochs": 0}, tmp_path / "run", f"--lost_after={LOST_AFTER}")
@@ -177,7 +183,9 @@ def test_local_sh_runs_processes_and_ends_all_when_one_is_killed(tmp_path, forge
                  "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
   def start(log):
-    return subprocess.Popen([LAUNCH / "local.sh", *flags], env=environment, stdout=log, stderr=subprocess.STDOUT)
+    process = subprocess.Popen([LAUNCH / "local.sh", *flags], env=environment, stdout=log, stderr=subprocess.STDOUT)
+    request.addfinalizer(process.terminate)  # of no effect where it has ended, as it should
+    return process
 
   def wait_for(condition, process, log, seconds=100):
     until = time.monotonic() + seconds
@@ -188,9 +196,7 @@ def test_local_sh_runs_processes_and_ends_all_when_one_is_killed(tmp_path, forge
   with open(tmp_path / "first.log", "w") as log:
     process = start(log)
     wait_for(lambda: runs.steps_of(tmp_path / "run"), process, log)
-    command = ["pgrep", "-P", str(process.pid), "-f", "--", "--process=1"]
-    workers = subprocess.run(command, capture_output=True, text=True)
-    os.kill(int(workers.stdout.split()[0]), signal.SIGKILL)
+    os.kill(worker_of(process.pid, "--process=1"), signal.SIGKILL)
     began = time.monotonic()
     code = process.wait(60)
     said = pathlib.Path(log.name).read_text()

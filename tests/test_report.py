@@ -235,6 +235,12 @@ def test_files_that_lack_something_are_named(workdir, tmp_path):
     with pytest.raises(ConfigError, match=f"{name} is damaged .{message}.*Delete it and give the run's"):
       report.write(tmp_path / "report.html", [tmp_path])
     (tmp_path / name).write_bytes(whole[name])
+  (tmp_path / "summary.json").unlink()
+  (tmp_path / "summary.json").mkdir()
+  with pytest.raises(ConfigError, match="summary.json is damaged .*Is a directory"):
+    report.write(tmp_path / "report.html", [tmp_path])
+  (tmp_path / "summary.json").rmdir()
+  (tmp_path / "summary.json").write_bytes(whole["summary.json"])
   with np.load(tmp_path / "report.npz") as stored:
     arrays = dict(stored)
   del arrays["map_share_1"], arrays["images"]

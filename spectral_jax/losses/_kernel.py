@@ -156,22 +156,26 @@ def _sweep(plan, name, add, empty, rows, cols, row_extra=None, col_extra=None):
     nothing = empty(blocks.rows)
     total = lax.fori_loop(0, steps, visit, nothing)
     for ref, value, zero in zip(refs[-len(shapes):], jax.tree.leaves(total), jax.tree.leaves(nothing)):
-      ref[0] = jnp.where(row.valid.reshape(-1, *[1] * (value.ndim - 1)) != 0, value, zero)
+      valid = row.valid if value.ndim == 1 else row.valid[:, None]
+      ref[0] = jnp.where(valid != 0, value, zero).reshape(ref.shape[1:])
 
   def results():
     # Inside shard_map results vary over the mesh axes that the operands vary over.
     zero = sum(0 * a.sum().astype(jnp.float32) for a in (rows.x, cols.x))
-    return jax.tree.map(lambda a: jnp.zeros((parts, *a.shape), a.dtype) + zero, empty(row_count))
+    shape = lambda a: (parts, *[1] * (2 - a.ndim), *a.shape)
+    return jax.tree.map(lambda a: jnp.zeros(shape(a), a.dtype) + zero, empty(row_count))
 
   shapes, out_tree = jax.tree.flatten(jax.eval_shape(results))
   of_rows = [pl.BlockSpec((blocks.rows, *a.shape[1:]), lambda i, p, z=(0,) * (a.ndim - 1): (i, *z)) for a in own_leaves]
   of_cols = [pl.BlockSpec(a.shape, lambda i, p, z=(0,) * a.ndim: z) for a in other_leaves]
-  of_parts = [pl.BlockSpec((1, blocks.rows, *a.shape[2:]), lambda i, p, z=(0,) * (a.ndim - 2): (p, i, *z))
-              for a in shapes]
+  # A vector is a row of its own here: a TPU takes no block of one row out of several.
+  of_parts = [pl.BlockSpec((1, 1, blocks.rows), lambda i, p: (p, 0, i)) if a.shape[1] == 1 else
+              pl.BlockSpec((1, blocks.rows, a.shape[2]), lambda i, p: (p, i, 0)) for a in shapes]
   out = pl.pallas_call(
       kernel, grid=(row_count // blocks.rows, parts), in_specs=[*of_rows, *of_cols], out_specs=of_parts,
       out_shape=shapes, name=f"{name}_pairs", interpret=plan.kernel == "interpret",
       compiler_params=_compiler(plan, blocks))(*own_leaves, *other_leaves)
+  out = [a[:, 0] if a.shape[1] == 1 else a for a in out]
   return [jax.tree.unflatten(out_tree, [a[part] for a in out]) for part in range(parts)]
 
 

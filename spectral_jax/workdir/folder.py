@@ -128,7 +128,7 @@ def read_json(path: pathlib.Path, needed: Mapping[str, type] | None = None) -> d
   """
   try:
     content = json.loads(path.read_bytes())
-  except ValueError as error:
+  except (ValueError, IsADirectoryError, PermissionError) as error:
     raise damaged(path, error) from None
   if not isinstance(content, dict):
     raise damaged(path, "it holds no dictionary")
