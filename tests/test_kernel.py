@@ -1,6 +1,7 @@
 """The kernels for GPUs, interpreted on CPU: they add up what the tiles add up, and they can be compiled for a GPU."""
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -172,11 +173,13 @@ def test_kernels_of_a_ring_can_be_lowered_for_gpus():
   assert "gather_pairs" in text and "scatter_pairs" in text
 
 
-def test_kernels_are_for_16_bits_on_a_gpu(monkeypatch):
+@pytest.mark.parametrize("capability, has", [("9.0", True), ("12.0", True), ("7.5", False), ("gfx942", False)])
+def test_kernels_are_for_16_bits_on_a_gpu_that_has_them(monkeypatch, capability, has):
   x, half = jnp.ones((4, 128)), Plan(matmul_dtype="bfloat16")
   assert KERNEL == "triton" or _kernel.backend(half, x) is None
   monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-  assert _kernel.backend(half, x) == "triton" == _engine.settle(half, x).kernel
+  monkeypatch.setattr(jax, "local_devices", lambda: [types.SimpleNamespace(compute_capability=capability)])
+  assert _kernel.backend(half, x) == _engine.settle(half, x).kernel == ("triton" if has else None)
   assert _engine.settle(half._replace(tile=2), x).kernel is None  # who names a tile gets tiles
   for plan, rows in ((Plan(matmul_dtype="float32"), x), (Plan(), x), (half, jnp.ones((4, 512)))):
     assert _kernel.backend(plan, rows) is None

@@ -11,6 +11,7 @@ In Pallas, by its Triton backend, and with the operations of `statistic` itself:
 
 import functools
 import importlib.util
+import re
 from typing import NamedTuple
 
 import jax
@@ -32,7 +33,7 @@ class Blocks(NamedTuple):
 
 # The fastest of eight that benchmarks/accelerator.py measures.
 BLOCKS = {"gather": Blocks(128, 32, 8, 2), "scatter": Blocks(64, 64, 4, 2)}
-MOST_COLUMNS = 256  # of an embedding: its block of rows and of their gradient stay in registers
+MOST_COLUMNS = 128  # of an embedding: its blocks of rows and of their gradient fit into any card; more was not measured
 PROGRAMS = 1024  # that a GPU should have to work on: where rows are few, several share their columns
 
 
@@ -40,9 +41,17 @@ def backend(plan, x):
   """What runs the kernels for `x`: "triton", or None where XLA's tiles are to be used."""
   suits = (plan.matmul_dtype is not None and jnp.dtype(plan.matmul_dtype).itemsize == 2 and x.dtype == jnp.float32
            and x.shape[1] <= MOST_COLUMNS)
-  # Deprecated since JAX 0.11: a version that lacks it computes the same in tiles.
-  has_triton = importlib.util.find_spec("jax.experimental.pallas.triton") is not None
-  return "triton" if suits and jax.default_backend() == "gpu" and has_triton else None
+  return "triton" if suits and jax.default_backend() == "gpu" and _has_triton() else None
+
+
+def _has_triton():
+  """Whether there is a Triton to compile for this GPU: NVIDIA's, from Ampere on, multiply both 16-bit types.
+
+  Deprecated since JAX 0.11: a version that lacks it computes the same in tiles.
+  """
+  generation = re.fullmatch(r"(\d+)\.\d+", str(getattr(jax.local_devices()[0], "compute_capability", "")))
+  return (generation is not None and int(generation[1]) >= 8
+          and importlib.util.find_spec("jax.experimental.pallas.triton") is not None)
 
 
 def gather(plan, rows, cols, row_tally, col_tally, triangle=False):
