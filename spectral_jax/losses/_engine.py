@@ -30,7 +30,7 @@ from spectral_jax.losses import _kernel
 from spectral_jax.losses._kernel import gather, scatter
 from spectral_jax.losses._pairs import Change, Plan, Result, Rows
 from spectral_jax.losses._ring import half_ring, whole_ring
-from spectral_jax.losses._tiles import empty_grad, empty_tally, join, push, scores, split
+from spectral_jax.losses._tiles import add, empty_grad, empty_tally, join, push, scores, split
 
 # Rows from which tiles beat the dense form, and tile sizes: measured on CPU by benchmarks/losses.py, on a GPU by
 # benchmarks/accelerator.py; large tiles there, so that a tile's matrix products outweigh their launches.
@@ -80,10 +80,6 @@ def _dense(plan, rows, cols):
   return total(rows.norms, 1), total(cols.norms, 0)
 
 
-def _add(a, b):
-  return jax.tree.map(jnp.add, a, b)
-
-
 def _linear(push, pull, change, zeros):
   """`push(change)`, a linear map whose transpose is `pull`; `zeros` are of the shape of the result.
 
@@ -101,11 +97,11 @@ def _linear(push, pull, change, zeros):
 
   def solve(_, right):
     change, result = parts(right)
-    return ravel_pytree((change, _add(result, push(change))))[0]
+    return ravel_pytree((change, add(result, push(change))))[0]
 
   def transpose_solve(_, right):
     change, result = parts(right)
-    return ravel_pytree((_add(change, pull(result)), result))[0]
+    return ravel_pytree((add(change, pull(result)), result))[0]
 
   return parts(lax.custom_linear_solve(system, vector, solve, transpose_solve))[1]
 
@@ -138,8 +134,8 @@ def _within_jvp(plan, primals, tangents):
     def visit(own, block, load):
       return push(plan, tiles, block[0], values, block[1], change, block[2], own, load)
 
-    own = _add(*push(plan, tiles, tiles, values, values, change, change, empty, empty, triangle=True))
-    return join(_add(*half_ring(plan.axis_name, visit, own, (tiles, values, change), empty)), n)
+    own = add(*push(plan, tiles, tiles, values, values, change, change, empty, empty, triangle=True))
+    return join(add(*half_ring(plan.axis_name, visit, own, (tiles, values, change), empty)), n)
 
   def gradient(cotangent):
     result = Result(values, split(cotangent, plan.tile))
@@ -148,8 +144,8 @@ def _within_jvp(plan, primals, tangents):
     def visit(own, block, load):
       return scatter(plan, tiles, block[0], result, block[1], own, load)
 
-    own = _add(*scatter(plan, tiles, tiles, result, result, empty, empty, triangle=True))
-    return join(_add(*half_ring(plan.axis_name, visit, own, (tiles, result), empty)), n)
+    own = add(*scatter(plan, tiles, tiles, result, result, empty, empty, triangle=True))
+    return join(add(*half_ring(plan.axis_name, visit, own, (tiles, result), empty)), n)
 
   return value, _linear(change_of_value, gradient, Change(tangent.x, tangent.norms), jnp.zeros_like(value))
 

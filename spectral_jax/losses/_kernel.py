@@ -78,9 +78,9 @@ def _gather(plan, triangle, rows, cols, row_tally, col_tally):
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _scatter(plan, triangle, rows, cols, row_result, col_result, row_grad, col_grad):
-  row_grad = jax.tree.map(jnp.add, row_grad, _gradient(plan, rows, cols, row_result, col_result))
+  row_grad = _tiles.add(row_grad, _gradient(plan, rows, cols, row_result, col_result))
   if col_grad is not None and not triangle:
-    col_grad = jax.tree.map(jnp.add, col_grad, _gradient(plan, cols, rows, col_result, row_result))
+    col_grad = _tiles.add(col_grad, _gradient(plan, cols, rows, col_result, row_result))
   return row_grad, col_grad
 
 
@@ -131,7 +131,7 @@ def _gradient(plan, rows, cols, row_result, col_result):
 
   empty = lambda count: Change(jnp.zeros((count, d), jnp.float32), jnp.zeros(count, jnp.float32))
   parts = _sweep(plan, "scatter", add, empty, rows, cols, row_result, col_result)
-  total = functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), parts)
+  total = functools.reduce(_tiles.add, parts)
   return _tiled(total._replace(x=total.x[:, :rows.x.shape[2]]), rows)
 
 
@@ -212,15 +212,15 @@ def _blocked(plan, rows, extra, size):
 
   `x` is rounded to the factors' dtype; `valid` has all bits set or none.
   """
-  flat = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), (rows, extra))
-  count = -(-flat[0].x.shape[0] // size) * size
+  n = rows.valid.size
+  flat = _tiles.join((rows, extra), n)
+  count = -(-n // size) * size
   rows, extra = jax.tree.map(
-      lambda a: jnp.pad(a, [(0, count - a.shape[0])] + [(0, _width(rows) - d) for d in a.shape[1:]]), flat)
+      lambda a: jnp.pad(a, [(0, count - n)] + [(0, _width(rows) - d) for d in a.shape[1:]]), flat)
   x, valid = rows.x.astype(plan.matmul_dtype), jnp.where(rows.valid, -1, 0).astype(rows.group.dtype)
   return (rows._replace(x=x, valid=valid), extra), count
 
 
 def _tiled(tree, rows):
   """The inverse of `_blocked` for what belongs to rows: tiles again, without the padding."""
-  tiles, tile = rows.x.shape[:2]
-  return jax.tree.map(lambda a: a[:tiles * tile].reshape(tiles, tile, *a.shape[1:]), tree)
+  return _tiles.split(jax.tree.map(lambda a: a[:rows.valid.size], tree), rows.valid.shape[1])

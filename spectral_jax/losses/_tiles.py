@@ -60,6 +60,10 @@ def join(tree, n):
   return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:n], tree)
 
 
+def add(a, b):
+  return jax.tree.map(jnp.add, a, b)
+
+
 def _take(tree, i):
   return jax.tree.map(lambda a: a[i], tree)
 

@@ -142,11 +142,10 @@ def _read(folder, batch_size):
   records = read_metrics(folder)
   points = [r for r in records if "trained_seconds" in r]
   scores = [{k: v for k, v in r.items() if k != "step" and not k.endswith("seconds")} for r in points]
-  curve = [{"step": r["step"], "examples": r["step"] * batch_size, "seconds": r["trained_seconds"], **of_point}
-           for r, of_point in zip(points, scores)]
-  # A run that was begun before they were counted has some of them only.
-  if all("trained_processor_seconds" in r for r in points):
-    curve = [{**point, "processor_seconds": r["trained_processor_seconds"]} for r, point in zip(points, curve)]
+  # A run that was begun before processor seconds were counted has some of them only.
+  clocks = [name for name in ("seconds", "processor_seconds") if all(f"trained_{name}" in r for r in points)]
+  curve = [{"step": r["step"], "examples": r["step"] * batch_size, **{name: r[f"trained_{name}"] for name in clocks},
+            **of_point} for r, of_point in zip(points, scores)]
   column = lambda name: [r[name] for r in records if name in r]
   ranks = {f"mean_{name}": float(np.mean(column(name))) for name in ("selected_rank", "random_rank") if column(name)}
   return {"curve": curve, "refresh_seconds": sum(column("refresh_seconds")),
