@@ -17,6 +17,10 @@ import sys
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+# What a run of the main command imports; none of these starts a thread or looks for devices.
+IMPORTED = ("chex", "dm_pix", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg", "optax",
+            "orbax.checkpoint", "sklearn.datasets", "spectral_jax.job", "spectral_jax.main",
+            "spectral_jax.reports.gallery", "spectral_jax.reports.report", "vl_convert")
 
 
 class Child:
@@ -106,7 +110,9 @@ def free_port():
 
 
 def serve():
-
+  """Answers every line of its input; see `Forge._ask`."""
+  for module in IMPORTED:
+    importlib.import_module(module)
   for line in sys.stdin:
     question = json.loads(line)
     if "wait" in question:

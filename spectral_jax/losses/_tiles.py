@@ -64,19 +64,29 @@ def add(a, b):
   return jax.tree.map(jnp.add, a, b)
 
 
+# `a[i]` and `a.at[i].set` look for negative indices and for those out of range, in four times as many operations.
+
+
 def _take(tree, i):
-  return jax.tree.map(lambda a: a[i], tree)
+  if isinstance(i, int):
+    return jax.tree.map(lambda a: lax.index_in_dim(a, i, keepdims=False), tree)
+  return jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, i, keepdims=False, allow_negative_indices=False), tree)
 
 
 def _put(tree, i, part):
-  return jax.tree.map(lambda a, b: a.at[i].set(b), tree, part)
+  if isinstance(i, int):
+    return jax.tree.map(lambda a: a[None], part)
+  return jax.tree.map(
+      lambda a, b: lax.dynamic_update_index_in_dim(a, b, i, axis=0, allow_negative_indices=False), tree, part)
 
 
-def _tile_pairs(rows, cols, triangle):
-  """Indices (i, j) of the tiles to visit: all, or those on and above the diagonal."""
+def _over_tiles(visit, carry, rows, cols, triangle):
+  """Calls `visit(carry, (i, j))` for all pairs of tiles or those on and above the diagonal; a loop if there are several."""
   shape = rows.x.shape[0], cols.x.shape[0]
+  if shape == (1, 1):
+    return visit(carry, (0, 0))[0]
   i, j = np.triu_indices(shape[0]) if triangle else np.indices(shape).reshape(2, -1)
-  return jnp.asarray(i, jnp.int32), jnp.asarray(j, jnp.int32)
+  return lax.scan(visit, carry, (jnp.asarray(i, jnp.int32), jnp.asarray(j, jnp.int32)))[0]
 
 
 def _columns_count(rows, of_columns, triangle):
@@ -103,7 +113,7 @@ def gather(plan, rows, cols, row_tally, col_tally, triangle=False):
       col_tally = _put(col_tally, j, add(_take(col_tally, j), score, col_mask, 0))
     return (row_tally, col_tally), None
 
-  return lax.scan(visit, (row_tally, col_tally), _tile_pairs(rows, cols, triangle))[0]
+  return _over_tiles(visit, (row_tally, col_tally), rows, cols, triangle)
 
 
 def push(plan, rows, cols, row_value, col_value, row_change, col_change, row_sum, col_sum, triangle=False):
@@ -127,13 +137,13 @@ def push(plan, rows, cols, row_value, col_value, row_change, col_change, row_sum
       slope = slope_of(score, mask, value, jnp.ones_like(value))
       return (slope * of_pair + norm_slope(slope) * of_norms).sum(axis)
 
-    row_sum = row_sum.at[i].add(change(row_value[i][:, None], mask, 1))
+    row_sum = _put(row_sum, i, _take(row_sum, i) + change(_take(row_value, i)[:, None], mask, 1))
     if columns_count:
       col_mask = mask & (i != j) if triangle else mask
-      col_sum = col_sum.at[j].add(change(col_value[j][None, :], col_mask, 0))
+      col_sum = _put(col_sum, j, _take(col_sum, j) + change(_take(col_value, j)[None, :], col_mask, 0))
     return (row_sum, col_sum), None
 
-  return lax.scan(visit, (row_sum, col_sum), _tile_pairs(rows, cols, triangle))[0]
+  return _over_tiles(visit, (row_sum, col_sum), rows, cols, triangle)
 
 
 def scatter(plan, rows, cols, row_result, col_result, row_grad, col_grad, triangle=False):
@@ -163,11 +173,11 @@ def scatter(plan, rows, cols, row_result, col_result, row_grad, col_grad, triang
     row_grad = _put(row_grad, i, Change(dx + product(plan, slope, col.x), dn + of_norms.sum(1)))
     if col_grad is not None:
       dx, dn = _take(col_grad, j)
-      col_grad = _put(col_grad, j, Change(dx + product(plan, flipped[i], slope), dn + of_norms.sum(0)))
+      col_grad = _put(col_grad, j, Change(dx + product(plan, _take(flipped, i), slope), dn + of_norms.sum(0)))
     return (row_grad, col_grad), None
 
   col_grad = _flip(col_grad)
-  row_grad, col_grad = lax.scan(visit, (row_grad, col_grad), _tile_pairs(rows, cols, triangle))[0]
+  row_grad, col_grad = _over_tiles(visit, (row_grad, col_grad), rows, cols, triangle)
   return row_grad, _flip(col_grad)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure  # not pyplot: it would choose a backend for the whole process
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from spectral_jax.training.diagnostics import VANISHED
@@ -167,14 +169,11 @@ def save_heatmaps(path: pathlib.Path, values: Mapping[str, Mapping[str, float]])
 def save_pairs(path: pathlib.Path, originals: Float[np.ndarray, "n h w c"],
                views: Float[np.ndarray, "n 2 h w c"]) -> None:
   """Draws images `(n, h, w, c)` in [0, 1] above their two views `(n, 2, h, w, c)`."""
-  count = len(originals)
+  images = np.stack([originals, views[:, 0], views[:, 1]])
   with style():
-    figure = Figure(figsize=(0.9 * count + 0.7, 3.1), layout="constrained")
-    axes = figure.subplots(3, count, squeeze=False)
-    for row, (name, images) in enumerate((("image", originals), ("view u", views[:, 0]), ("view v", views[:, 1]))):
-      for axis, image in zip(axes[row], images):
-        _image(axis, image)
-      axes[row, 0].set_ylabel(name, rotation=0, ha="right", va="center")
+    figure = Figure(figsize=(0.9 * len(originals) + 0.7, 3.1), layout="constrained")
+    axis = figure.subplots()
+    _name_rows(axis, _mosaic(axis, images), ("image", "view u", "view v"))
     figure.suptitle("What the loss pulls together: two views of each image", fontsize=10, fontweight="bold", color=INK)
     save(figure, path)
 
@@ -204,32 +203,50 @@ def save_neighbors(path: pathlib.Path, queries: Float[np.ndarray, "n h w c"], qu
   count, near = neighbor_labels.shape
   with style():
     figure = Figure(figsize=(0.95 * (near + 1) + 0.6, 1.08 * count + 0.5), layout="constrained")
-    axes = figure.subplots(count, near + 1, squeeze=False)
-    for row in range(count):
-      _image(axes[row, 0], queries[row])
-      axes[row, 0].set_ylabel(class_names[query_labels[row]], rotation=0, ha="right", va="center")
-      for column in range(near):
-        same = neighbor_labels[row, column] == query_labels[row]
-        _image(axes[row, column + 1], neighbors[row, column], GREEN if same else RED)
-        if not same:
-          axes[row, column + 1].set_title(class_names[neighbor_labels[row, column]], fontsize=8, color=RED,
-                                          fontweight="normal", loc="center", pad=2)
-    axes[0, 0].set_title("test", fontsize=9, loc="center")
+    axis = figure.subplots()
+    boxes = _mosaic(axis, np.concatenate([queries[:, None], neighbors], axis=1))
+    _name_rows(axis, boxes, [class_names[label] for label in query_labels])
+    for (row, column), label in np.ndenumerate(neighbor_labels):
+      left, top, width, height = boxes[row][column + 1]
+      same = label == query_labels[row]
+      axis.add_patch(Rectangle((left, top), width, height, fill=False, color=GREEN if same else RED, linewidth=2))
+      if not same:
+        axis.annotate(class_names[label], (left + width / 2, top), (0, 2), textcoords="offset points", ha="center",
+                      va="bottom", fontsize=8, color=RED)
+    left, top, width, _ = boxes[0][0]
+    axis.annotate("test", (left + width / 2, top), (0, 2), textcoords="offset points", ha="center", va="bottom",
+                  fontsize=9)
     figure.suptitle("Nearest training images by cosine similarity of the features", fontsize=10, fontweight="bold",
                     color=INK)
     save(figure, path)
 
 
-def _image(axis, image, frame=None):
-  gray = image.shape[-1] == 1
-  axis.imshow(np.clip(image[..., 0] if gray else image, 0, 1), cmap="gray_r" if gray else None, vmin=0, vmax=1,
-              interpolation="nearest")
-  axis.set(xticks=[], yticks=[])
+def _mosaic(axis, images):
+  """Draws images `(rows, columns, h, w, c)` side by side on one axis, which takes a tenth of the time of an axis each.
+
+  Returns the box of each, `(left, top, width, height)`, in pixels, y downward.
+  """
+  rows, columns, height, width, channels = images.shape
+  right, down = math.ceil(0.12 * width), math.ceil(0.22 * height)  # between two images
+  gray = channels == 1
+  canvas = np.full((rows * (height + down) - down, columns * (width + right) - right, channels), 0.0 if gray else 1.0)
+  boxes = [[(column * (width + right), row * (height + down), width, height) for column in range(columns)]
+           for row in range(rows)]
+  for row in range(rows):
+    for column in range(columns):
+      left, top, _, _ = boxes[row][column]
+      canvas[top:top + height, left:left + width] = images[row, column]
+  canvas = np.clip(canvas, 0, 1)
+  axis.imshow(canvas[..., 0] if gray else canvas, cmap="gray_r" if gray else None, vmin=0, vmax=1,
+              interpolation="nearest", extent=(0, canvas.shape[1], canvas.shape[0], 0))
+  axis.set_axis_off()
   axis.grid(False)
-  for spine in axis.spines.values():
-    spine.set_visible(frame is not None)
-    if frame is not None:
-      spine.set(color=frame, linewidth=2)
+  return boxes
+
+
+def _name_rows(axis, boxes, names):
+  for (left, top, _, height), name in zip((row[0] for row in boxes), names):
+    axis.annotate(name, (left, top + height / 2), (-4, 0), textcoords="offset points", ha="right", va="center")
 
 
 def save(figure: Figure, path: pathlib.Path) -> None:
