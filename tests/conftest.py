@@ -15,7 +15,9 @@ from jax.experimental.compilation_cache import compilation_cache
 
 jax.config.update("jax_num_cpu_devices", 8)
 if jax.__version_info__ < (0, 11):  # the last with XLA's older emitters for CPU; they compile in two thirds of the time
-  os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
+  _flag = "--xla_cpu_use_fusion_emitters=false"
+  if _flag not in os.environ.get("XLA_FLAGS", ""):  # a worker has it already; twice, it would be another program to JAX
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flag}"
 
 KEPT_SECONDS = 21 * 24 * 3600
 

@@ -87,8 +87,8 @@ def one_device():
   return arguments, {name: value_and_gradients(arguments, name) for name in LOSSES}
 
 
-@pytest.mark.parametrize("devices", [1, 2, 4, 8])
-def test_sharded_equals_one_device(one_device, devices):
+@pytest.mark.parametrize("devices, tile_size", [(1, 13), (2, 7), (4, None), (8, None)])  # several tiles a device; one
+def test_sharded_equals_one_device(one_device, devices, tile_size):
   arguments, expected = one_device
   mesh = mesh_of(devices)
   rows = NamedSharding(mesh, PartitionSpec("data"))
@@ -98,8 +98,9 @@ def test_sharded_equals_one_device(one_device, devices):
   def run(u, v, y, q, t, w):
     def of(name):
       # `sharded` takes the library's functions; a lambda that passes axis_name on is as good as one.
-      loss = losses.sharded(lambda u, v, y, q, t, w, axis_name: LOSSES[name](u, v, y, q, t, w, axis_name=axis_name),
-                            mesh)
+      loss = losses.sharded(
+          lambda u, v, y, q, t, w, axis_name: LOSSES[name](u, v, y, q, t, w, axis_name=axis_name, tile_size=tile_size),
+          mesh)
       return jax.value_and_grad(lambda u, v, q, t: loss(u, v, y, q, t, w), (0, 1, 2, 3))(u, v, q, t)
 
     return {name: of(name) for name in LOSSES}
