@@ -1,6 +1,7 @@
 """Settings for the whole suite: eight fake devices, so that sharded code runs as it would on eight chips."""
 
 import contextlib
+import gc
 import os
 import pathlib
 import time
@@ -14,6 +15,7 @@ from jax._src import compilation_cache as cached
 from jax.experimental.compilation_cache import compilation_cache
 
 jax.config.update("jax_num_cpu_devices", 8)
+gc.set_threshold(200_000, 20, 20)  # tracing makes many objects and hardly a cycle: a tenth of the time goes into looking
 if jax.__version_info__ < (0, 11):  # the last with XLA's older emitters for CPU; they compile in two thirds of the time
   _flag = "--xla_cpu_use_fusion_emitters=false"
   if _flag not in os.environ.get("XLA_FLAGS", ""):  # a worker has it already; twice, it would be another program to JAX
