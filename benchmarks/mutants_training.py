@@ -54,7 +54,7 @@ MUTANTS = [
     (T + "step.py", "return (projected[:, 0], projected[:, 1]), changed", "return (projected[:, 0], projected[:, 0]), changed", STEP),
     (T + "step.py", "params = optax.apply_updates(learner.params, changes)", "params = optax.apply_updates(learner.params, slopes)", STEP),
     (T + "step.py", "whitened = whiten(*embeddings)", "whitened = embeddings", STEP),
-    (T + "step.py", "return observed.after, count + 1, metrics", "return observed.after, count + 2, metrics", COUPLED),
+    (T + "step.py", "return updated.learner, count + 1, metrics", "return updated.learner, count + 2, metrics", COUPLED),
     (T + "step.py", "own = hyper._replace(temperature=hyper.temperature[name])",
      "own = hyper._replace(temperature=min(hyper.temperature.values()))", COUPLED),
     (T + "microbatch.py", "gradient, _ = lax.scan(second, owned, (parts, cut(slopes, pieces)))",

@@ -45,8 +45,8 @@ def updated(normalized, microbatches, views, objective=None):
   objective = objective or objective_of(nt_xent)
   learner = init_state(0, model, {"main": objective}, tx, views.shape[2:]).learners["main"]
   update = jax.jit(make_update(make_gradient(model, objective, lambda u, v: (u, v), microbatches), tx))
-  value, observed = update(learner, (views[:, 0], views[:, 1]), {"labels": jnp.zeros(len(views), int)}, 1.0)
-  return learner, observed.after, value, observed.embeddings
+  value, updated = update(learner, (views[:, 0], views[:, 1]), {"labels": jnp.zeros(len(views), int)}, 1.0)
+  return learner, updated.learner, value, updated.embeddings
 
 
 @pytest.fixture(scope="module")

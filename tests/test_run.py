@@ -102,7 +102,7 @@ def finished(tmp_path_factory, compiled):
 
 def test_no_program_is_compiled_twice(finished, compiled):
   names = collections.Counter(name for name, _ in compiled.programs)
-  assert names["jit(step)"] == names["jit(observed_step)"] == names["jit(init)"] == 1  # and they are heard
+  assert names["jit(step)"] == names["jit(diagnostics)"] == names["jit(init)"] == 1  # and they are heard
   assert names["jit(encode)"] == 1  # all images of a run are encoded in batches of one size
   # Orbax has every device write its own slice of a copy.
   ours = [program for program in compiled.programs if program[0] != "jit(slice)"]

@@ -91,14 +91,14 @@ def test_update_differentiates_the_loss_of_the_embeddings():
     params = {"model": {"w": w}, "objective": {}}
     learner, loss = Learner(params, {}, tx.init(params)), config_of().loss
     update = make_update(make_gradient(Linear(), make_objective(loss), make_whitening(config_of().whitening)), tx)
-    measured, observed = update(learner, (views[:, 0], views[:, 1]), {"labels": jnp.zeros(6, int)}, loss.temperature)
+    measured, updated = update(learner, (views[:, 0], views[:, 1]), {"labels": jnp.zeros(6, int)}, loss.temperature)
     rows = views.reshape(6, 2, 4)
     by_hand = lambda w: losses.nt_xent(rows[:, 0] @ w, rows[:, 1] @ w, temperature=loss.temperature)
     value, gradient = jax.value_and_grad(by_hand)(w)
     np.testing.assert_allclose(measured, value, rtol=1e-12)
-    np.testing.assert_allclose(observed.after.params["model"]["w"], w - 0.1 * gradient, rtol=1e-12)
-    np.testing.assert_allclose(observed.updates["model"]["w"], -0.1 * gradient, rtol=1e-12)
-    np.testing.assert_allclose(observed.embeddings[1], rows[:, 1] @ w, rtol=1e-12)
+    np.testing.assert_allclose(updated.learner.params["model"]["w"], w - 0.1 * gradient, rtol=1e-12)
+    np.testing.assert_allclose(updated.updates["model"]["w"], -0.1 * gradient, rtol=1e-12)
+    np.testing.assert_allclose(updated.embeddings[1], rows[:, 1] @ w, rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", [

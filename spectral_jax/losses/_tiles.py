@@ -81,7 +81,7 @@ def _put(tree, i, part):
 
 
 def _over_tiles(visit, carry, rows, cols, triangle):
-  """Calls `visit(carry, (i, j))` for all pairs of tiles, or those on and above the diagonal: a loop, unless it is one."""
+  """Calls `visit(carry, (i, j))` for all pairs of tiles, or those on and above the diagonal; one needs no loop."""
   shape = rows.x.shape[0], cols.x.shape[0]
   if shape == (1, 1):
     return visit(carry, (0, 0))[0]

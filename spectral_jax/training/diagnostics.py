@@ -11,7 +11,7 @@ import numpy as np
 
 from spectral_jax import _arrays, bounds, losses, metrics, spectrum
 from spectral_jax.bounds.batch import batch_report
-from spectral_jax.training.objective import learned_values, learner_sections, temperature_of
+from spectral_jax.training.objective import learner_sections, temperature_of
 from spectral_jax.training.optimizer import warmup_cosine
 from spectral_jax.training.state import variables
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
   from spectral_jax._types import Scalar
   from spectral_jax.training.run import Run
   from spectral_jax.training.state import State
-  from spectral_jax.training.step import Observed
 
 VANISHED = 0.01  # an anchor whose q = 1 - p_positive lies below has all but stopped learning
 
@@ -71,12 +70,6 @@ def diagnostics(u: Float[ArrayLike, "n d"], v: Float[ArrayLike, "n d"], *,
       "effective_rank_rankme": ranks["rankme"],
       "effective_rank_participation": ranks["participation"],
       "effective_rank_stable": ranks["stable"]}
-
-
-def diagnose(observed: Observed) -> dict[str, Float[Array, ""]]:
-  """The diagnostics of one learner's step, a `step.Observed`, and what its objective learns: a temperature, a bias."""
-  learned = learned_values(observed.before.params["objective"], observed.temperature)
-  return diagnostics(*observed.embeddings, temperature=learned.get("temperature", observed.temperature)) | learned
 
 
 def loss_gap(u: Float[ArrayLike, "n d"], v: Float[ArrayLike, "n d"], labels: Int[Array, " n"], *,

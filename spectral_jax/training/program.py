@@ -15,9 +15,9 @@ from ml_collections import config_dict
 
 from spectral_jax.augment import make_augment
 from spectral_jax.config import main_name
-from spectral_jax.mesh import replicated, state_shardings
+from spectral_jax.mesh import over_data, replicated, state_shardings
 from spectral_jax.models import build_model, make_encode
-from spectral_jax.training.diagnostics import diagnose
+from spectral_jax.training.diagnostics import diagnostics
 from spectral_jax.training.objective import learner_sections, make_objective, make_whitening
 from spectral_jax.training.optimizer import make_optimizer
 from spectral_jax.training.state import init_state
@@ -40,8 +40,7 @@ class Shape(NamedTuple):
 class Program(NamedTuple):
   main: str                 # the main learner: see config.main_name
   init: Callable            # seed -> State
-  step: Callable            # (state, batch, images, labels, hyper) -> (state, metrics); the learners are donated
-  observed_step: Callable   # the same with diagnostics among the metrics
+  step: Callable            # (state, batch, images, labels, hyper, observed) -> (state, metrics); learners are donated
   views: Callable           # (state, batch, images) -> (u, v)
   encode: Callable          # (variables, images, uint8 or views) -> (features, projections)
   whitened: Callable        # method -> (learner, views, batch, temperature) -> (value, gradient, ...), not jitted
@@ -81,22 +80,19 @@ def _program(config, shape):
 
   everywhere = replicated(mesh)
   shardings = state_shardings(jax.eval_shape(init, 0), mesh, config.sharding)
+  compiled = {}  # learners of one objective share it
 
-  def steps(watched):
-    """Learners of one objective share what is compiled."""
-    made = {}
+  def step_of(name, section):
+    if section not in compiled:
+      step = make_step(gradient_of(objective_of(section), config.whitening), make_tx, views, config.momentum)
+      placed = shardings.learners[name], everywhere, everywhere, over_data(mesh)
+      compiled[section] = jax.jit(step, donate_argnums=0, out_shardings=placed)
+    return compiled[section]
 
-    def of(section, placed):
-      if section not in made:
-        step = make_step(gradient_of(objective_of(section), config.whitening), make_tx, views, watched, config.momentum)
-        step.__name__ = "observed_step" if watched else "step"  # in logs and profiles
-        made[section] = jax.jit(step, donate_argnums=0, out_shardings=(placed, everywhere, everywhere))
-      return made[section]
-
-    return step_of_all({name: of(section, shardings.learners[name]) for name, section in config.learners.items()})
-
+  steps = {name: step_of(name, section) for name, section in config.learners.items()}
   return Program(
-      main=config.main, init=jax.jit(init, out_shardings=shardings), step=steps(None), observed_step=steps(diagnose),
+      main=config.main, init=jax.jit(init, out_shardings=shardings),
+      step=step_of_all(steps, jax.jit(diagnostics, out_shardings=everywhere)),
       views=jax.jit(views, out_shardings=everywhere), encode=jax.jit(make_encode(model), out_shardings=everywhere),
       whitened=lambda method: gradient_of(
           objectives[config.main], config_dict.ConfigDict({**config.whitening, "method": method})))

@@ -60,9 +60,8 @@ class Run(NamedTuple):
     return taken_over(self.init(), self.config) if self.config.init_from else self.init()
 
   def step(self, state: State, batch: Mapping[str, Array], observed: bool = False) -> tuple[State, dict[str, Array]]:
-    """Returns the state after one more step, and its metrics; `state` is donated."""
-    step = self.program.observed_step if observed else self.program.step
-    return step(state, batch, self.images, self.labels, self.hyper)
+    """Returns the state after one more step and its metrics, with diagnostics if `observed`; `state` is donated."""
+    return self.program.step(state, batch, self.images, self.labels, self.hyper, observed)
 
   def views(self, state: State, batch: Mapping[str, Array]) -> tuple[Float[Array, "b h w c"], Float[Array, "b h w c"]]:
     """The two views that the next step would make of a batch."""

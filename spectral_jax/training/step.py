@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 
 from spectral_jax.training import microbatch
+from spectral_jax.training.objective import learned_values
 from spectral_jax.training.state import Learner, State
 
 if TYPE_CHECKING:
@@ -27,15 +27,12 @@ class Hyper(NamedTuple):
   total_steps: float
 
 
-class Observed(NamedTuple):
-  """What there is to see of one learner's step."""
-  before: Learner
-  after: Learner
+class Updated(NamedTuple):
+  """A learner after one update, and what that was made of."""
+  learner: Learner
   gradient: Any
   updates: Any
   embeddings: tuple[jax.Array, jax.Array]   # (u, v), each (b, p), whitened where the config asks for it
-  temperature: Any
-  labels: jax.Array                         # (b,)
 
 
 def make_gradient(model: Any, objective: Any, whiten: Callable[..., Any], microbatches: int = 1) -> Callable[..., Any]:
@@ -74,7 +71,7 @@ def make_gradient(model: Any, objective: Any, whiten: Callable[..., Any], microb
 
 
 def make_update(gradient: Callable[..., Any], tx: Any, momentum: float = 0.0) -> Callable[..., Any]:
-  """Returns `update(learner, views, batch, temperature) -> (value, Observed)`.
+  """Returns `update(learner, views, batch, temperature) -> (value, Updated)`.
 
   With `momentum`, the learner's average follows: `average <- momentum average + (1 - momentum) params`.
   """
@@ -83,49 +80,52 @@ def make_update(gradient: Callable[..., Any], tx: Any, momentum: float = 0.0) ->
     changes, opt_state = tx.update(slopes, learner.opt_state, learner.params)
     params = optax.apply_updates(learner.params, changes)
     average = optax.incremental_update(params, learner.average, 1 - momentum) if momentum else learner.average
-    after = Learner(params, batch_stats, opt_state, average, memory)
-    return value, Observed(learner, after, slopes, changes, embeddings, temperature, batch["labels"])
+    return value, Updated(Learner(params, batch_stats, opt_state, average, memory), slopes, changes, embeddings)
 
   return update
 
 
 def make_step(gradient: Callable[..., Any], make_tx: Callable[..., Any], views: Callable[..., Any],
-              observe: Callable[..., Any] | None = None, momentum: float = 0.0) -> Callable[..., Any]:
-  """Returns one learner's step, `(learner, count, key, batch, images, labels, hyper) -> (learner, count, metrics)`.
+              momentum: float = 0.0) -> Callable[..., Any]:
+  """Returns one learner's step, `(learner, count, key, batch, images, labels, hyper) -> (learner, count, metrics, uv)`.
 
   The views are made inside, from the key and the count of steps that learners share, so that each computes what it
   would alone: a learner of several is to the last bit the run of its objective, and two of one objective stay the
-  same.
+  same. `uv` are the views' embeddings, for whoever looks at the step: what is looked at changes no bit of it.
 
   Args:
     gradient: what make_gradient returns.
     make_tx: `hyper -> (tx, schedule)`.
     views: `(state, batch, images) -> (u, v)`; of the state it takes step and key.
-    observe: `Observed -> metrics`, added to those of every step; None: not called.
     momentum: of the parameters' average.
   """
   def step(learner, count, key, batch, images, labels, hyper):
     tx, schedule = make_tx(hyper)
     seen = views(State(count, key, {}), batch, images)
     batch = {"index": batch["index"], "labels": labels[batch["index"]]}
-    value, observed = make_update(gradient, tx, momentum)(learner, seen, batch, hyper.temperature)
-    metrics = {"loss": value, "gradient_norm": optax.tree.norm(observed.gradient), "learning_rate": schedule(count)}
-    if observe:
-      metrics |= observe(jax.tree.map(lax.stop_gradient, observed))
-    return observed.after, count + 1, metrics
+    value, updated = make_update(gradient, tx, momentum)(learner, seen, batch, hyper.temperature)
+    metrics = {"loss": value, "gradient_norm": optax.tree.norm(updated.gradient), "learning_rate": schedule(count),
+               **learned_values(learner.params["objective"], hyper.temperature)}
+    return updated.learner, count + 1, metrics, updated.embeddings
 
   return step
 
 
-def step_of_all(steps: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
-  """Returns `step(state, batch, images, labels, hyper) -> (state, metrics)` from `{learner: its jitted step}`."""
+def step_of_all(steps: Mapping[str, Callable[..., Any]], look: Callable[..., Any]) -> Callable[..., Any]:
+  """Returns `step(state, batch, images, labels, hyper, observed) -> (state, metrics)`.
 
-  def step(state, batch, images, labels, hyper):
+  Args:
+    steps: `{learner: its jitted step}`.
+    look: `(u, v, temperature) -> metrics`, jitted; what it finds is added to those of a step that is observed.
+  """
+  def step(state, batch, images, labels, hyper, observed=False):
     learners, metrics, count = {}, {}, state.step
     for name, of_one in steps.items():
       own = hyper._replace(temperature=hyper.temperature[name])
-      learners[name], count, metrics[name] = of_one(
+      learners[name], count, metrics[name], embeddings = of_one(
           state.learners[name], state.step, state.key, batch, images, labels, own)
+      if observed:
+        metrics[name] |= look(*embeddings, temperature=metrics[name].get("temperature", own.temperature))
     return State(count, state.key, learners), named(metrics)
 
   return step
