@@ -27,7 +27,7 @@ SETTINGS = {
     "batch_size": 64, "steps": 24, "log_every": 2, "diagnostics_every": 5, "eval_every_epochs": 1,
     "checkpoint.every_steps": 5, "optimizer.warmup_epochs": 0, "model.width": 0.125, "model.projector_hidden": 8,
     "model.projector_dim": 8, "eval.knn_limit": 200, "eval.shot_draws": 2,
-    "eval.probe_steps": 20, "eval.shot_steps": 10}
+    "eval.probe_steps": 21, "eval.shot_steps": 10}
 
 # Trains in the folder argv[1] and prints the fingerprint of the last state. With argv[2], a thread waits for a path
 # that matches it and sends SIGKILL argv[3] milliseconds later.
@@ -65,7 +65,10 @@ def tiny():
 
 
 class Compiled(logging.Handler):
-  """The programs that JAX compiles while entered, each as its name and its arguments' types, as JAX logs them."""
+  """The programs that JAX compiles while entered, each as its name and its arguments' types, as JAX logs them.
+
+  Weak types are named as others are: a number that is weakly typed in one call alone has all compiled twice.
+  """
 
   def __init__(self):
     super().__init__()
@@ -73,7 +76,8 @@ class Compiled(logging.Handler):
 
   def emit(self, record):
     if record.msg.startswith("Compiling %s with global shapes and types %s"):
-      self.programs.append(tuple(map(str, record.args[:2])))
+      name, types = map(str, record.args[:2])
+      self.programs.append((name, types.replace(", weak_type=True", "")))
 
   def __enter__(self):
     self._before = self._logger.level, self._logger.propagate

@@ -146,7 +146,8 @@ def _solver():
 def _first(x, num_classes):
   """Weights of zero and the solver's first state."""
   start = (jnp.zeros((x.shape[1], num_classes), x.dtype), jnp.zeros(num_classes, x.dtype))
-  return start, _solver().init(start)
+  # Of the types that a step leaves: the solver's own zeros are weakly typed, and the second piece was another program.
+  return start, jax.tree.map(lambda x: lax.convert_element_type(x, x.dtype), _solver().init(start))
 
 
 def _descend(carry, x, y, c, steps, weight=None):

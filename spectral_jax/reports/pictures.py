@@ -211,7 +211,7 @@ def save_neighbors(path: pathlib.Path, queries: Float[np.ndarray, "n h w c"], qu
       same = label == query_labels[row]
       axis.add_patch(Rectangle((left, top), width, height, fill=False, color=GREEN if same else RED, linewidth=2))
       if not same:
-        axis.annotate(class_names[label], (left + width / 2, top), (0, 2), textcoords="offset points", ha="center",
+        axis.annotate(str(class_names[label]), (left + width / 2, top), (0, 2), textcoords="offset points", ha="center",
                       va="bottom", fontsize=8, color=RED)
     left, top, width, _ = boxes[0][0]
     axis.annotate("test", (left + width / 2, top), (0, 2), textcoords="offset points", ha="center", va="bottom",
