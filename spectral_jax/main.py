@@ -2,7 +2,7 @@
 
   python -m spectral_jax.main [--config=configs/NAME.py] [--workdir=DIR] [--config.KEY=VALUE ...]
 
-With no flag it runs configs/mnist.py: 5,000 real handwritten digits, about 100 s of processor time.
+With no flag it runs configs/mnist.py: 5,000 real handwritten digits, a minute or two.
 """
 
 from __future__ import annotations
