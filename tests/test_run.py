@@ -4,11 +4,8 @@ import collections
 import json
 import logging
 import os
-import pathlib
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -20,42 +17,14 @@ from spectral_jax.config import load_config
 from spectral_jax.evaluation import SCORES, scores as scoring
 from spectral_jax.reports import gallery
 from spectral_jax.workdir.logs import read_metrics
+from tests import runs
 
 FIGURES = [one.key for one in SCORES]
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 SETTINGS = {
     "batch_size": 64, "steps": 24, "log_every": 2, "diagnostics_every": 5, "eval_every_epochs": 1,
     "checkpoint.every_steps": 5, "optimizer.warmup_epochs": 0, "model.width": 0.125, "model.projector_hidden": 8,
     "model.projector_dim": 8, "eval.knn_limit": 200, "eval.shot_draws": 2,
     "eval.probe_steps": 21, "eval.shot_steps": 10}
-
-# Trains in the folder argv[1] and prints the fingerprint of the last state. With argv[2], a thread waits for a path
-# that matches it and sends SIGKILL argv[3] milliseconds later.
-DRIVER = """
-import json, os, pathlib, signal, sys, threading, time
-import jax
-jax.config.update("jax_compilation_cache_dir", os.environ["CACHE"])
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-from spectral_jax.config import load_config
-from spectral_jax.training import loop, run
-from spectral_jax.workdir import checkpoints, folder as workdir
-
-def watch(folder, pattern, delay):
-  while not any(folder.glob(pattern)):
-    time.sleep(0.0005)
-  time.sleep(delay / 1000)
-  os.kill(os.getpid(), signal.SIGKILL)
-
-folder = pathlib.Path(sys.argv[1])
-if len(sys.argv) > 2:
-  threading.Thread(target=watch, args=(folder, sys.argv[2], float(sys.argv[3])), daemon=True).start()
-config = load_config("digits")
-config.update_from_flattened_dict(json.loads(os.environ["SETTINGS"]))
-opened = run.open_run(config)
-with workdir.claim(folder, config) as claimed:
-  state, _ = loop.train(opened, claimed)
-print("fingerprint", int(checkpoints.fingerprint(state)))
-"""
 
 
 def tiny():
@@ -182,31 +151,19 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
   assert not (tmp_path / "summary.json").exists()
 
 
-def drive(folder, cache, *kill):
-  environment = {**os.environ, "SETTINGS": json.dumps(SETTINGS), "CACHE": str(cache), "PYTHONPATH": str(ROOT),
-                 "JAX_PLATFORMS": "cpu"}
-  return subprocess.run([sys.executable, "-c", DRIVER, str(folder), *map(str, kill)], env=environment,
-                        capture_output=True, text=True)
-
-
-def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path):
-  cache = tmp_path / "compiled"
-  whole = drive(tmp_path / "whole", cache)
-  assert whole.returncode == 0, whole.stderr
-  last = 0  # killed while the first checkpoint is being written, and a little after a later one
-  for pattern, delay in (("checkpoints/5*tmp*", 0), ("checkpoints/15", 3)):
-    killed = drive(tmp_path / "killed", cache, pattern, delay)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    kept = [int(p.name) for p in (tmp_path / "killed" / "checkpoints").glob("*") if p.name.isdigit()]
-    assert max(kept, default=0) >= last  # what had been saved is never lost
-    last = max(kept, default=0)
-  resumed = drive(tmp_path / "killed", cache)
-  assert resumed.returncode == 0, resumed.stderr
-  assert "Going on from the checkpoint of step" in resumed.stdout
-  assert resumed.stdout.splitlines()[-1] == whole.stdout.splitlines()[-1]
-  assert _timeless(tmp_path / "killed") == _timeless(tmp_path / "whole")
-
-
-def _timeless(folder):
-  return [{k: v for k, v in record.items() if "seconds" not in k and "per_second" not in k}
-          for record in read_metrics(folder)]
+def test_killed_at_any_moment_it_ends_with_the_same_bits(forge, undisturbed, tmp_path):
+  """Killed while the first checkpoint is being written, and a little after the second is there, it goes on each time."""
+  last = 0
+  for pattern, delay in (("checkpoints/7*tmp*", 0.0), ("checkpoints/14", 0.003)):
+    child = forge.start(*runs.flags(runs.SETTINGS, tmp_path), entry="train")
+    while not any(tmp_path.glob(pattern)):
+      assert child.running(), child.said()
+    time.sleep(delay)
+    child.kill(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    kept = max(runs.steps_of(tmp_path), default=0)
+    assert kept >= last  # what had been saved is never lost
+    last = kept
+  code, said = forge.run(*runs.flags(runs.SETTINGS, tmp_path), entry="train")
+  assert code == 0 and f"Going on from the checkpoint of step {last}." in said
+  runs.assert_same(runs.left(tmp_path), undisturbed)

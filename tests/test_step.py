@@ -57,6 +57,14 @@ def test_eight_devices_make_the_step_of_one(changes, model_parallel, ring, monke
     np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-5)
 
 
+def test_whoever_looks_at_a_step_changes_no_bit_of_it():
+  mesh = make_mesh(devices=jax.devices()[:1])
+  (unseen, few), (seen, more) = (steps(config_of(), mesh, observed) for observed in (False, True))
+  assert few.keys() < more.keys() and more["band_lower"] <= more["band_value"] <= more["band_upper"]
+  for a, b in zip(jax.tree.leaves((unseen, few)), jax.tree.leaves((seen, {key: more[key] for key in few}))):
+    np.testing.assert_array_equal(a, b)
+
+
 def test_a_step_is_a_function_of_seed_step_and_examples():
   mesh = make_mesh(devices=jax.devices()[:1])
   first, _ = steps(config_of(), mesh)
