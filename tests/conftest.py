@@ -88,3 +88,13 @@ def undisturbed(forge, tmp_path_factory):
   code, said = forge.run(*runs.flags(runs.SETTINGS, folder), entry="train")
   assert code == 0, said
   return runs.left(folder)
+
+
+@pytest.fixture(scope="module")
+def one_device_jobs():
+  """Main jobs of this module run on one device: what it compiles is kept, and what eight do is another test's matter."""
+  from spectral_jax.mesh import make_mesh
+  from spectral_jax.training import run
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(run, "make_mesh", lambda model_parallel=1: make_mesh(model_parallel, jax.devices()[:model_parallel]))
+    yield

@@ -107,7 +107,7 @@ def test_killed_and_resumed_is_uninterrupted(digits, one, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def job_done(tmp_path_factory):
+def job_done(one_device_jobs, tmp_path_factory):
   folder = tmp_path_factory.mktemp("job")
   config = config_of({"cl": learner("dcl"), "nscl": learner("nscl")}, steps=8, main_learner="cl")
   return job.main_job(config, folder), read_metrics(folder), folder

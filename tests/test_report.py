@@ -28,7 +28,7 @@ MEGABYTE = 2**20
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
+def workdir(one_device_jobs, tmp_path_factory):
   """A finished run of two learners."""
   config = load_config("digits")
   config.update_from_flattened_dict(SETTINGS)

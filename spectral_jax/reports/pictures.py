@@ -209,7 +209,8 @@ def save_neighbors(path: pathlib.Path, queries: Float[np.ndarray, "n h w c"], qu
     for (row, column), label in np.ndenumerate(neighbor_labels):
       left, top, width, height = boxes[row][column + 1]
       same = label == query_labels[row]
-      axis.add_patch(Rectangle((left, top), width, height, fill=False, color=GREEN if same else RED, linewidth=2))
+      axis.add_patch(Rectangle((left, top), width, height, fill=False, color=GREEN if same else RED, linewidth=2,
+                               clip_on=False))
       if not same:
         axis.annotate(str(class_names[label]), (left + width / 2, top), (0, 2), textcoords="offset points", ha="center",
                       va="bottom", fontsize=8, color=RED)
