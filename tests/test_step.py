@@ -17,8 +17,8 @@ from spectral_jax.training import objective
 from spectral_jax.training.batches.tables import epoch_indices
 from spectral_jax.training.objective import loss_names, make_objective, make_whitening, objective_names, temperature_of
 from spectral_jax.training.run import prepare
-from spectral_jax.training.state import Learner
-from spectral_jax.training.step import make_gradient, make_update
+from spectral_jax.training.state import Learner, State
+from spectral_jax.training.step import Hyper, make_gradient, make_update, step_of_all
 
 
 def config_of(**changes):
@@ -166,6 +166,22 @@ def test_temperature_of_the_diagnostics_is_the_losss():
   assert temperature_of(config) == 0.2
   config.update(name="kcl", temperature=None)
   assert temperature_of(config) == 0.1
+
+
+def test_an_observed_step_is_looked_at_with_the_temperature_that_it_had():
+  asked = []
+
+  def look(u, v, temperature):
+    asked.append((u, v, temperature))
+    return {"rank": 1.0}
+
+  of = lambda name, learned: lambda learner, count, *_: (learner, count + 1, {"loss": 0.0, **learned}, (name, name))
+  step = step_of_all({"fixed": of("a", {}), "learns": of("b", {"temperature": 0.3})}, look)
+  hyper = Hyper({"fixed": 0.1, "learns": 0.2}, 1.0, 1.0, 1.0)
+  for observed in (False, True):
+    state, metrics = step(State(4, None, {"fixed": 0, "learns": 0}), None, None, None, hyper, observed)
+    assert state.step == 5 and ("learns/rank" in metrics) == observed
+  assert asked == [("a", "a", 0.1), ("b", "b", 0.3)]
 
 
 def test_feed_keeps_the_order_and_sends_each_device_its_rows():
