@@ -64,7 +64,8 @@ def add(a, b):
   return jax.tree.map(jnp.add, a, b)
 
 
-# `a[i]` and `a.at[i].set` look for negative indices and for those out of range, in four times as many operations.
+# `a[i]` and `a.at[i].set` look for negative indices and for those out of range, in four times as many operations. An
+# index that is a plain number is that of the only tile: see `_over_tiles`.
 
 
 def _take(tree, i):

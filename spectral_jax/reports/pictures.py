@@ -207,16 +207,13 @@ def save_neighbors(path: pathlib.Path, queries: Float[np.ndarray, "n h w c"], qu
     boxes = _mosaic(axis, np.concatenate([queries[:, None], neighbors], axis=1))
     _name_rows(axis, boxes, [class_names[label] for label in query_labels])
     for (row, column), label in np.ndenumerate(neighbor_labels):
-      left, top, width, height = boxes[row][column + 1]
-      same = label == query_labels[row]
+      box, same = boxes[row][column + 1], label == query_labels[row]
+      left, top, width, height = box
       axis.add_patch(Rectangle((left, top), width, height, fill=False, color=GREEN if same else RED, linewidth=2,
                                clip_on=False))
       if not same:
-        axis.annotate(str(class_names[label]), (left + width / 2, top), (0, 2), textcoords="offset points", ha="center",
-                      va="bottom", fontsize=8, color=RED)
-    left, top, width, _ = boxes[0][0]
-    axis.annotate("test", (left + width / 2, top), (0, 2), textcoords="offset points", ha="center", va="bottom",
-                  fontsize=9)
+        _name_above(axis, box, class_names[label], fontsize=8, color=RED)
+    _name_above(axis, boxes[0][0], "test", fontsize=9)
     figure.suptitle("Nearest training images by cosine similarity of the features", fontsize=10, fontweight="bold",
                     color=INK)
     save(figure, path)
@@ -233,16 +230,20 @@ def _mosaic(axis, images):
   canvas = np.full((rows * (height + down) - down, columns * (width + right) - right, channels), 0.0 if gray else 1.0)
   boxes = [[(column * (width + right), row * (height + down), width, height) for column in range(columns)]
            for row in range(rows)]
-  for row in range(rows):
-    for column in range(columns):
-      left, top, _, _ = boxes[row][column]
-      canvas[top:top + height, left:left + width] = images[row, column]
+  for of_row, of_boxes in zip(images, boxes):
+    for image, (left, top, _, _) in zip(of_row, of_boxes):
+      canvas[top:top + height, left:left + width] = image
   canvas = np.clip(canvas, 0, 1)
   axis.imshow(canvas[..., 0] if gray else canvas, cmap="gray_r" if gray else None, vmin=0, vmax=1,
               interpolation="nearest", extent=(0, canvas.shape[1], canvas.shape[0], 0))
   axis.set_axis_off()
   axis.grid(False)
   return boxes
+
+
+def _name_above(axis, box, name, **style):
+  left, top, width, _ = box
+  axis.annotate(name, (left + width / 2, top), (0, 2), textcoords="offset points", ha="center", va="bottom", **style)
 
 
 def _name_rows(axis, boxes, names):
