@@ -1,18 +1,17 @@
 """Settings for the whole suite: eight fake devices, so that sharded code runs as it would on eight chips."""
 
-import contextlib
 import gc
 import os
 import pathlib
-import time
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import jax
 import pytest
-from jax._src import compilation_cache as cached
 from jax.experimental.compilation_cache import compilation_cache
+
+from tests import kept
 
 jax.config.update("jax_num_cpu_devices", 8)
 gc.set_threshold(200_000, 20, 20)  # tracing makes many objects and hardly a cycle: a tenth of the time goes into looking
@@ -21,12 +20,7 @@ if jax.__version_info__ < (0, 11):  # the last with XLA's older emitters for CPU
   if _flag not in os.environ.get("XLA_FLAGS", ""):  # a worker has it already; twice, it would be another program to JAX
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flag}"
 
-KEPT_SECONDS = 21 * 24 * 3600
-
-# A program for several CPU devices that is read back runs its collectives without order (see command.keep_compiled).
-_read_back = cached.get_executable_and_time
-cached.get_executable_and_time = lambda key, options, backend, devices, *rest: (
-    _read_back(key, options, backend, devices, *rest) if len(devices) == 1 else (None, None))
+kept.read_back_for_one_device_only()
 
 
 @pytest.fixture(scope="session")
@@ -39,30 +33,16 @@ def shared_data():
   return folder
 
 
-def compiled_folder():
-  """Where compiled programs are kept, for all workers of this suite and for the next one.
-
-  JAX finds a program by its content, its options and its own version, so none that is out of date is ever run.
-  """
-  cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-  return os.environ.get("SPECTRAL_JAX_TEST_CACHE") or str(cache / "spectral_jax" / "tests")
-
-
 def pytest_sessionstart(session):
-  """Forgets programs that were compiled weeks ago: whoever still needs one compiles it once."""
-  if hasattr(session.config, "workerinput"):
-    return
-  for program in pathlib.Path(compiled_folder()).glob("*"):
-    with contextlib.suppress(FileNotFoundError):  # another suite may begin too
-      if program.stat().st_mtime < time.time() - KEPT_SECONDS:
-        program.unlink()
+  if not hasattr(session.config, "workerinput"):
+    kept.forget_old()
 
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_compilation(request):
   """Most steps run once: not worth optimizing. A module with OPTIMIZED = True opts out."""
   jax.config.update("jax_disable_most_optimizations", not getattr(request.module, "OPTIMIZED", False))
-  jax.config.update("jax_compilation_cache_dir", compiled_folder())
+  jax.config.update("jax_compilation_cache_dir", kept.folder())
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
   compilation_cache.reset_cache()
   yield
@@ -75,7 +55,7 @@ def forge(tmp_path_factory):
   """Starts real processes of the main command, quickly; see tests/forge.py."""
   from tests.forge import Forge
   base = tmp_path_factory.getbasetemp()
-  forge = Forge(base / "forge", compiled_folder())
+  forge = Forge(base / "forge", kept.folder())
   yield forge
   forge.close()
 

@@ -6,6 +6,7 @@ function `place` ("module:name") is called for the `number`th time, or with an a
 """
 
 import collections
+import contextlib
 import importlib
 import json
 import os
@@ -21,6 +22,9 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 IMPORTED = ("chex", "dm_pix", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg", "optax",
             "orbax.checkpoint", "sklearn.datasets", "spectral_jax.job", "spectral_jax.main",
             "spectral_jax.reports.gallery", "spectral_jax.reports.report", "vl_convert")
+# And a notebook, where they are installed.
+OF_NOTEBOOKS = ("flax.nnx", "equinox", "matplotlib.pyplot", "matplotlib_inline.backend_inline",
+                "IPython.core.interactiveshell")
 
 
 class Child:
@@ -113,6 +117,9 @@ def serve():
   """Answers every line of its input; see `Forge._ask`."""
   for module in IMPORTED:
     importlib.import_module(module)
+  for module in OF_NOTEBOOKS:
+    with contextlib.suppress(ModuleNotFoundError):
+      importlib.import_module(module)
   for line in sys.stdin:
     question = json.loads(line)
     if "wait" in question:
@@ -143,7 +150,11 @@ def child(question):
   sys.modules["__main__"] = main
   code = 1
   try:
-    command.run({"main": main.main, "train": train, "crops": crops, "roll_call": roll_call}[question["entry"]])
+    if question["entry"] == "notebook":
+      notebook(*question["flags"])
+      code = 0
+    else:
+      command.run({"main": main.main, "train": train, "crops": crops, "roll_call": roll_call}[question["entry"]])
   except SystemExit as end:
     code = end.code
     if isinstance(code, str):
@@ -154,6 +165,29 @@ def child(question):
     import traceback
     traceback.print_exc()
   finish(code)
+
+
+def notebook(path):
+  """Runs a notebook's cells as a kernel would; writes down the kinds of what each shows and says what it prints."""
+  import matplotlib
+  from IPython.core.interactiveshell import InteractiveShell
+  from IPython.utils.capture import capture_output
+  from matplotlib_inline import backend_inline
+  from traitlets.config import Config
+
+  from tests import kept
+  kept.read_back_for_one_device_only()
+  shell, shown = InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}})), []
+  matplotlib.use(f"module://{backend_inline.__name__}")
+  backend_inline.configure_inline_support(shell, backend_inline.__name__)
+  for cell in json.loads(pathlib.Path(path).read_text())["cells"]:
+    if cell["cell_type"] == "code":
+      with capture_output() as captured:
+        ended = shell.run_cell("".join(cell["source"]))
+      print(captured.stdout, captured.stderr)
+      ended.raise_error()
+      shown.append([list(output.data) for output in captured.outputs])
+  pathlib.Path(path).with_suffix(".shown").write_text(json.dumps(shown))
 
 
 def train(config, name):
