@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import glob
 import os
 import pathlib
@@ -85,6 +86,7 @@ def _together(work):
 
 
 def _ended_plainly(work):
+  gc.set_threshold(200_000, 20, 20)  # tracing makes many objects and hardly a cycle: a fifth of a start went into looking
   logging.set_verbosity(logging.ERROR)  # JAX and orbax log every step of theirs
   from spectral_jax.preemption import EXIT_CODE, Preempted
   try:

@@ -7,6 +7,7 @@ function `place` ("module:name") is called for the `number`th time, or with an a
 
 import collections
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -120,6 +121,8 @@ def serve():
   for module in OF_NOTEBOOKS:
     with contextlib.suppress(ModuleNotFoundError):
       importlib.import_module(module)
+  gc.collect()
+  gc.freeze()  # children neither look through what was imported nor copy its pages to do so
   for line in sys.stdin:
     question = json.loads(line)
     if "wait" in question:
