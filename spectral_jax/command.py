@@ -86,7 +86,7 @@ def _together(work):
 
 
 def _ended_plainly(work):
-  gc.set_threshold(200_000, 20, 20)  # tracing makes many objects and hardly a cycle: a fifth of a start went into looking
+  gc.set_threshold(200_000, 20, 20)  # tracing makes many objects and hardly a cycle; looking took a fifth of a start
   logging.set_verbosity(logging.ERROR)  # JAX and orbax log every step of theirs
   from spectral_jax.preemption import EXIT_CODE, Preempted
   try:
