@@ -176,7 +176,7 @@ def worker_of(parent, flag):
 
 def test_local_sh_runs_processes_and_ends_all_when_one_is_killed(tmp_path, forge, request):
   cache = forge.cache
-  flags = runs.flags({**SETTINGS, "selection.rule": "random", "steps": 5000, "checkpoint.every_steps": 20,
+  flags = runs.flags({**SETTINGS, "selection.rule": "random", "steps": 5000, "checkpoint.every_steps": 2,
                       "eval_every_epochs": 0}, tmp_path / "run", f"--lost_after={LOST_AFTER}")
   environment = {**os.environ, "PROCESSES": "2", "DEVICES": "2", "PYTHON": sys.executable, "PYTHONPATH": str(ROOT),
                  "JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

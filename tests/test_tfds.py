@@ -1,5 +1,6 @@
 """Prepared TensorFlow Datasets: file formats, several files, no test part, class subsets, broken records."""
 
+import importlib.util
 import io
 
 import ml_collections
@@ -10,8 +11,9 @@ from PIL import Image
 from spectral_jax.data import open_dataset
 from spectral_jax.data.classes import check_classes
 
-tf = pytest.importorskip("tensorflow")
-tfds = pytest.importorskip("tensorflow_datasets")
+# Imported where they are used: the worker that runs these tests waits for them alone.
+pytestmark = pytest.mark.skipif(not all(map(importlib.util.find_spec, ("tensorflow", "tensorflow_datasets"))),
+                                reason="needs the tf extra")
 
 
 def config(data_dir, **changes):
@@ -29,6 +31,7 @@ def jpeg(seed):
 
 def prepare(data_dir, parts, names, *, name="tiny", file_format="tfrecord", broken=()):
   """Writes `parts`: split name -> labels, in two files each. Image i of a part is `jpeg(i)`, unless it is broken."""
+  import tensorflow_datasets as tfds
   features = tfds.features.FeaturesDict({
       "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
       "label": tfds.features.ClassLabel(names=list(names)),
@@ -55,6 +58,7 @@ def write(path, records):
   if "array_record" in path.name:
     writer = pytest.importorskip("array_record.python.array_record_module").ArrayRecordWriter(str(path), "group_size:1")
   else:
+    import tensorflow as tf
     writer = tf.io.TFRecordWriter(str(path))
   for record in records:
     writer.write(record)
