@@ -83,6 +83,7 @@ class Forge:
     log = self._folder / f"{self._count}.log"
     pid = self._ask({"flags": list(map(str, flags)), "devices": devices, "log": str(log), "at": at, "quick": quick,
                      "entry": entry, "env": env or {}})
+    self._ended.pop(pid, None)  # numbers come again
     return Child(pid, log, self._code)
 
   def run(self, *flags, timeout=600, **options):

@@ -9,6 +9,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # What takes the place of the constants in the cell that is tagged "parameters".
 REDUCED = {
+    "01_bounds": {"STEPS": 30},
     "02_effective_rank_and_batches": {"DRAWS": 2, "CANDIDATES": (1, 8)},
     "03_losses": {"STEPS": 300, "DRAWS": 20},
     "04_alignment": {"STEPS": 40, "DESCENT": 50},
