@@ -6,7 +6,6 @@ function `place` ("module:name") is called for the `number`th time, or with an a
 """
 
 import collections
-import contextlib
 import gc
 import importlib
 import json
@@ -23,20 +22,19 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 IMPORTED = ("chex", "dm_pix", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg", "optax",
             "orbax.checkpoint", "sklearn.datasets", "spectral_jax.job", "spectral_jax.main",
             "spectral_jax.reports.gallery", "spectral_jax.reports.report", "vl_convert")
-# And a notebook, where they are installed.
-OF_NOTEBOOKS = ("flax.nnx", "equinox", "matplotlib.pyplot", "matplotlib_inline.backend_inline",
-                "IPython.core.interactiveshell")
+# And what every notebook does, once the first is asked for.
+OF_NOTEBOOKS = ("matplotlib.pyplot", "matplotlib_inline.backend_inline", "IPython.core.interactiveshell")
 
 
 class Child:
   """A process of a forge; `wait` returns its exit code, negative for a signal."""
 
-  def __init__(self, pid, log, codes):
-    self.pid, self.log, self._codes = pid, pathlib.Path(log), codes
+  def __init__(self, pid, log, ask):
+    self.pid, self.log, self._ask, self._ended = pid, pathlib.Path(log), ask, None
 
   def wait(self, timeout=600):
     until = time.monotonic() + timeout
-    while (code := self._codes(self.pid)) is None:
+    while (code := self._code()) is None:
       if time.monotonic() > until:
         os.kill(self.pid, signal.SIGKILL)
         raise TimeoutError(f"process {self.pid} did not end within {timeout} s:\n{self.said()[-3000:]}")
@@ -55,7 +53,12 @@ class Child:
     os.kill(self.pid, number)
 
   def running(self):
-    return self._codes(self.pid) is None
+    return self._code() is None
+
+  def _code(self):
+    if self._ended is None:
+      self._ended = self._ask({"wait": self.pid})
+    return self._ended
 
   def said(self):
     return self.log.read_text(errors="replace")
@@ -65,7 +68,7 @@ class Forge:
   """A server that forks; close it at the end."""
 
   def __init__(self, folder, cache):
-    self._folder, self._count, self._ended = pathlib.Path(folder), 0, {}
+    self._folder, self._count = pathlib.Path(folder), 0
     self.cache = cache
     self._folder.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu",
@@ -83,21 +86,12 @@ class Forge:
     log = self._folder / f"{self._count}.log"
     pid = self._ask({"flags": list(map(str, flags)), "devices": devices, "log": str(log), "at": at, "quick": quick,
                      "entry": entry, "env": env or {}})
-    self._ended.pop(pid, None)  # numbers come again
-    return Child(pid, log, self._code)
+    return Child(pid, log, self._ask)
 
   def run(self, *flags, timeout=600, **options):
     """The same, waited for; returns its exit code and what it said."""
     child = self.start(*flags, **options)
     return child.wait(timeout), child.said()
-
-  def _code(self, pid):
-    if pid not in self._ended:
-      code = self._ask({"wait": pid})
-      if code is None:
-        return None
-      self._ended[pid] = code
-    return self._ended[pid]
 
   def _ask(self, question):
     self._server.stdin.write(json.dumps(question) + "\n")
@@ -117,23 +111,27 @@ def free_port():
 
 def serve():
   """Answers every line of its input; see `Forge._ask`."""
-  for module in IMPORTED:
-    importlib.import_module(module)
-  for module in OF_NOTEBOOKS:
-    with contextlib.suppress(ModuleNotFoundError):
-      importlib.import_module(module)
-  gc.collect()
-  gc.freeze()  # children neither look through what was imported nor copy its pages to do so
+  keep_imported(IMPORTED)
   for line in sys.stdin:
     question = json.loads(line)
     if "wait" in question:
       pid, status = os.waitpid(question["wait"], os.WNOHANG)
       answer = os.waitstatus_to_exitcode(status) if pid else None
     else:
+      if question["entry"] == "notebook":
+        keep_imported(OF_NOTEBOOKS)
       answer = os.fork()
       if not answer:
         child(question)
     print(json.dumps(answer), flush=True)
+
+
+def keep_imported(modules):
+  """Imports them for all children to come, which neither look through what is there nor copy its pages to do so."""
+  for module in modules:
+    importlib.import_module(module)
+  gc.collect()
+  gc.freeze()
 
 
 def child(question):
@@ -156,9 +154,9 @@ def child(question):
   try:
     if question["entry"] == "notebook":
       notebook(*question["flags"])
-      code = 0
     else:
       command.run({"main": main.main, "train": train, "crops": crops, "roll_call": roll_call}[question["entry"]])
+    code = 0
   except SystemExit as end:
     code = end.code
     if isinstance(code, str):
@@ -171,8 +169,8 @@ def child(question):
   finish(code)
 
 
-def notebook(path):
-  """Runs a notebook's cells as a kernel would; writes down the kinds of what each shows and says what it prints."""
+def notebook(path, folder):
+  """Runs a notebook's cells in a folder as a kernel would; writes down the kinds of what each shows and says what it prints."""
   import matplotlib
   from IPython.core.interactiveshell import InteractiveShell
   from IPython.utils.capture import capture_output
@@ -181,6 +179,7 @@ def notebook(path):
 
   from tests import kept
   kept.read_back_for_one_device_only()
+  os.chdir(folder)
   shell, shown = InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}})), []
   matplotlib.use(f"module://{backend_inline.__name__}")
   backend_inline.configure_inline_support(shell, backend_inline.__name__)
@@ -258,6 +257,14 @@ def finish(code):
 
 def arm(place, number, signal_number):
   """Sends this process a signal when it comes to a place for the `number`th time."""
+  from spectral_jax import preemption
+
+  def wait_until_heard():
+    """A thread hears signals; on busy cores that would be a step later."""
+    until = time.monotonic() + 10
+    while preemption._watch.active and not preemption._watch.signaled and time.monotonic() < until:
+      time.sleep(0.001)
+
   path, _, argument = place.removesuffix(")").partition("(")
   module, _, name = path.partition(":")
   holder = importlib.import_module(module)
@@ -271,6 +278,8 @@ def arm(place, number, signal_number):
       calls[place] += 1
       if calls[place] == number:
         os.kill(os.getpid(), signal_number)
+        if signal_number in preemption.SIGNALS:
+          wait_until_heard()
     return inner(*args, **kwargs)
 
   setattr(holder, name, outer)

@@ -30,7 +30,7 @@ def test_runs_from_top_to_bottom(path, forge, tmp_path):
       cell["source"] = [source]
   reduced = tmp_path / path.name
   reduced.write_text(json.dumps(notebook))
-  code, said = forge.run(reduced, entry="notebook")
+  code, said = forge.run(reduced, path.parent, entry="notebook")
   assert code == 0, said[-5000:]
   # Outputs are kept in the file, and made again here.
   shown = [sum("image/png" in kinds for kinds in cell) for cell in json.loads(reduced.with_suffix(".shown").read_text())]
