@@ -88,7 +88,7 @@ MUTANTS = [
      "mask = (rows.group[:, None] != cols.group[None, :]) & rows.valid[:, None]", LOOPS),
     (L + "_tiles.py", "return gram(x), half + half.T", "return gram(x), 2 * half", LOOPS),
     (L + "_tiles.py", "np.triu_indices(shape[0]) if triangle", "np.triu_indices(shape[0], 1) if triangle", TILES),
-    (L + "_tiles.py", "dx + product(plan, flipped[i], slope)", "dx - product(plan, flipped[i], slope)", TILES),
+    (L + "_tiles.py", "dx + product(plan, _take(flipped, i), slope)", "dx - product(plan, _take(flipped, i), slope)", TILES),
     (L + "_tiles.py", "of_pair = product(plan, of_row.x, col.x.T) + product(plan, row.x, of_col.x.T)",
      "of_pair = product(plan, of_row.x, col.x.T)", TILES),
     (L + "_ring.py", "return own, _shift(load, axis_name, -hops - 1)", "return own, _shift(load, axis_name, -hops)",

@@ -6,11 +6,13 @@ Named "a~b/part_layer_metric" for a pair of learners and "a/part_layer_metric" f
 
 from __future__ import annotations
 
+import functools
 import itertools
 from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from spectral_jax import bounds, metrics, preemption
 from spectral_jax._arrays import unit_rows
@@ -41,9 +43,11 @@ def pair_metrics(a: Float[Array, "n d1"], b: Float[Array, "n d2"]) -> dict[str, 
       "mutual_knn": metrics.mutual_knn(a[some], b[some], k=min(NEIGHBORS, len(some) - 1))}
 
 
-def class_metrics(z: Float[ArrayLike, "n d"], labels: Int[ArrayLike, " n"]) -> dict[str, Float[Array, ""]]:
-  """CDNV and directional CDNV of features `(n, d)`."""
-  return {"cdnv": metrics.cdnv(z, labels), "directional_cdnv": metrics.directional_cdnv(z, labels)}
+def class_metrics(z: Float[ArrayLike, "n d"], labels: Int[ArrayLike, " n"],
+                  num_classes: int | None = None) -> dict[str, Float[Array, ""]]:
+  """CDNV and directional CDNV of features `(n, d)`; `num_classes` is to be known where it is compiled."""
+  return {"cdnv": metrics.cdnv(z, labels, num_classes=num_classes),
+          "directional_cdnv": metrics.directional_cdnv(z, labels, num_classes=num_classes)}
 
 
 def similarity_metrics(a: Float[Array, "n d"], b: Float[Array, "n e"]) -> dict[str, Any]:
@@ -79,19 +83,32 @@ def alignment(found: Mapping[str, Any], labels: Mapping[str, ArrayLike],
   Returns:
     A flat dictionary of floats.
   """
-  said = {}
+  said, classes = {}, tuple(sorted((part, len(np.unique(y))) for part, y in labels.items()))
   for name, parts in found.items():
-    for (part, layers), (i, layer) in itertools.product(parts.items(), enumerate(LAYERS)):
-      said |= {f"{name}/{part}_{layer}_{key}": value for key, value in class_metrics(layers[i], labels[part]).items()}
-    said[f"{name}/nccc_accuracy"] = metrics.nccc_accuracy(
-        parts["train"][0], labels["train"], parts["test"][0], labels["test"])
+    said |= {f"{name}/{key}": value for key, value in _of_learner(parts, labels, classes).items()}
   for a, b in itertools.combinations(found, 2):
     preemption.check()
-    for part, (i, layer) in itertools.product(found[a], enumerate(LAYERS)):
-      said |= {f"{a}~{b}/{part}_{layer}_{key}": value
-               for key, value in pair_metrics(found[a][part][i], found[b][part][i]).items()}
-    # The theorems are on what the loss sees, of examples trained on.
-    said |= {f"{a}~{b}/{key}": value
-             for key, value in similarity_metrics(found[a]["train"][1], found[b]["train"][1]).items()}
+    said |= {f"{a}~{b}/{key}": value for key, value in _of_pair(found[a], found[b]).items()}
     said[f"{a}~{b}/weight_gap"] = metrics.weight_gap(params[a], params[b])
   return {key: float(value) for key, value in said.items()}
+
+
+# One program for all of a learner, and one for all of a pair: a dozen small ones take twice as long to compile.
+@functools.partial(jax.jit, static_argnames="classes")
+def _of_learner(parts, labels, classes):
+  said, classes = {}, dict(classes)
+  for part, (i, layer) in itertools.product(parts, enumerate(LAYERS)):
+    said |= {f"{part}_{layer}_{key}": value
+             for key, value in class_metrics(parts[part][i], labels[part], classes[part]).items()}
+  said["nccc_accuracy"] = metrics.nccc_accuracy(
+      parts["train"][0], labels["train"], parts["test"][0], labels["test"], num_classes=classes["train"])
+  return said
+
+
+@jax.jit
+def _of_pair(a, b):
+  said = {}
+  for part, (i, layer) in itertools.product(a, enumerate(LAYERS)):
+    said |= {f"{part}_{layer}_{key}": value for key, value in pair_metrics(a[part][i], b[part][i]).items()}
+  # The theorems are on what the loss sees, of examples trained on.
+  return said | similarity_metrics(a["train"][1], b["train"][1])
