@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from spectral_jax._errors import ConfigError
+from spectral_jax._errors import ConfigError, RunError
 from spectral_jax.config import load_config
 from spectral_jax.data import open_dataset
 from spectral_jax.defaults import learner, learners
 from spectral_jax.mesh import make_mesh
 from spectral_jax.studies import batch_variance, cases, curves, grid, intervals, page, study, sweeping
-from spectral_jax.workdir.folder import flat
+from spectral_jax.workdir.folder import claim, flat
 from tests.test_eager import compilations
 
 TINY = {
@@ -70,6 +70,14 @@ def test_every_combination_is_a_run_with_the_classes_it_saw(swept):
     config = flat(json.loads((folder / run["cell"] / "config.json").read_text()))
     assert {key: config[key] for key in run["values"]} == run["values"]
   assert json.loads((folder / "results.json").read_text())["summary"] == json.loads(json.dumps(content["summary"]))
+
+
+def test_where_no_case_could_begin_the_reason_is_said_once_and_the_folder_is_free(tmp_path):
+  wrong, over = tiny(**{"optimizer.warmup_epochs": 9}), "loss.temperature=0.1,1"
+  with pytest.raises(RunError, match="^every case failed: the warm-up takes [^;]*; lower [^;]*$"):
+    study.conduct(study_of(wrong, over), wrong, tmp_path)
+  with claim(tmp_path, tiny()):
+    pass
 
 
 def test_cells_of_one_shape_compile_once(swept):

@@ -15,7 +15,7 @@ from spectral_jax import preemption
 from spectral_jax._errors import RunError
 from spectral_jax.studies import page, study_page
 from spectral_jax.studies.cases import run_cases
-from spectral_jax.workdir.folder import claim, write_json
+from spectral_jax.workdir.folder import CONFIG, claim, write_json
 
 if TYPE_CHECKING:
   import pathlib
@@ -49,7 +49,9 @@ def conduct(study: Study, config: Config, folder: str | pathlib.Path) -> dict[st
     found, failures = run_cases(study.cases, folder, evaluate=study.evaluate)
     runs = [{**study.labels[name], **found[name]} for name in study.cases if name in found]
     if not runs:
-      raise RunError("every case failed: " + "; ".join(f"{case}: {why}" for case, why in failures.items()))
+      if not any(folder.glob(f"*/{CONFIG}")):  # none began: the folder is free for the config that is mended
+        (folder / CONFIG).unlink()
+      raise RunError("every case failed: " + "; ".join(_by_reason(failures)))
     content = {"about": about(study, runs), **study.tell(runs), "runs": runs, "failures": failures}
     content["about"]["pictures"] = study.draw(folder, content)
     write_json(folder / "results.json", content)
@@ -58,6 +60,13 @@ def conduct(study: Study, config: Config, folder: str | pathlib.Path) -> dict[st
     study_page.write(folder / "report.html", folder)
     print(f"\n{table}\n\nEverything is in {folder}")
   return content
+
+
+def _by_reason(failures):
+  cases = {}
+  for case, why in failures.items():
+    cases.setdefault(why, []).append(case)
+  return [f"{' and '.join(names)}: {why}" if len(cases) > 1 else why for why, names in cases.items()]
 
 
 def publish(path: pathlib.Path, name: str, title: str, study: Study, content: dict[str, Any],
