@@ -360,6 +360,9 @@ def test_a_bank_that_a_jitted_function_closes_over_is_checked_too():
 def test_wrong_types_are_named():
   with pytest.raises(TypeError, match="embeddings must hold floating-point numbers, got dtype int32"):
     selection.random_batch(KEY, jnp.ones((4, 2), jnp.int32), 2)
+  for wrong in (None, "abc", [[1.0], [1.0, 2.0]], np.array([[object()]])):
+    with pytest.raises((TypeError, ValueError), match="^embeddings must be an array"):
+      selection.random_batch(KEY, wrong, 2)
   with pytest.raises(TypeError, match="batch_size must be a Python integer"):
     selection.hard_batch(KEY, jnp.ones((4, 2)), 2.0)
   bank = jnp.ones((4, 2))

@@ -75,7 +75,7 @@ def anchor_loss_gap_bound(labels: Int[ArrayLike, " n"], *, temperature: Scalar) 
 
   Reference: arXiv 2510.08852, per anchor.
   """
-  labels = jnp.asarray(labels)
+  labels = _arrays.as_array("labels", labels)
   if labels.ndim != 1 or labels.shape[0] == 0:
     raise ValueError(f"labels must have shape (B,), got {labels.shape}; pass one class per image")
   labels = _arrays.labels_of(labels, labels.shape[0])
@@ -207,7 +207,7 @@ def weight_drift_bound(step_sizes: Float[ArrayLike, " t"], *, smoothness: Scalar
 
 
 def _vector(name, values):
-  values = jnp.asarray(values)
+  values = _arrays.as_array(name, values)
   if not (jnp.issubdtype(values.dtype, jnp.floating) or jnp.issubdtype(values.dtype, jnp.integer)):
     raise TypeError(f"{name} must hold numbers, got dtype {values.dtype}")
   if values.ndim != 1 or values.shape[0] == 0:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from spectral_jax._arrays import choice, concrete, unit_rows
+from spectral_jax._arrays import as_array, choice, concrete, unit_rows
 
 OBJECTIVES = ("max", "min", "target")
 
@@ -17,7 +17,7 @@ def check_bank(embeddings, batch_size, name="embeddings"):
 
   The dtype is kept: a bfloat16 bank is converted row by row, as rows are looked at, never as a whole.
   """
-  bank = jnp.asarray(embeddings)
+  bank = as_array(name, embeddings)
   if not jnp.issubdtype(bank.dtype, jnp.floating):
     raise TypeError(f"{name} must hold floating-point numbers, got dtype {bank.dtype}; convert them with "
                     f"{name}.astype(jnp.float32)")
