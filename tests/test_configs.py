@@ -1,5 +1,6 @@
 """Every config makes a step on tiny data; wrong keys and values are answered before anything is done."""
 
+import json
 import pathlib
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from PIL import Image
 
 from spectral_jax import command, config as config_files
 from spectral_jax._errors import ConfigError
-from spectral_jax.config import load_config
+from spectral_jax.config import keys, load_config
 from spectral_jax.data import open_dataset
 from spectral_jax.defaults import learner, learners
 from spectral_jax.mesh import make_mesh
@@ -186,6 +187,29 @@ def test_a_workdir_belongs_to_one_config_and_one_process(tmp_path):
   with pytest.raises(ValueError, match="cannot be written: Not a directory"):
     with claim(tmp_path / "file" / "run", config):
       pass
+
+
+def test_a_run_begun_where_none_stood_for_no_crop_goes_on(tmp_path):
+  config = load_config("digits")
+  with claim(tmp_path, config) as folder:
+    path = folder / "config.json"
+  content = json.loads(path.read_text())
+  assert content["augment"]["crop_scale"] == []
+  path.write_text(json.dumps({**content, "augment": {**content["augment"], "crop_scale": None}}))
+  with claim(tmp_path, config):
+    pass
+  config.augment.crop_scale = (0.5, 1.0)
+  with pytest.raises(ConfigError, match=r"crop_scale: None there, \[0.5, 1.0\] now"):
+    with claim(tmp_path, config):
+      pass
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_flag_can_set_every_key(name):
+  config = load_config(name)
+  sections = [(key, config[key]) for key in keys(config) if hasattr(config[key], "get_type")] + [("", config)]
+  assert not [f"{section}.{key}" for section, content in sections for key in content
+              if content.get_type(key) is type(None)]
 
 
 def test_the_config_may_stand_after_its_keys():

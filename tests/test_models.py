@@ -136,6 +136,9 @@ def test_a_residual_block_starts_as_its_shortcut(block):
     (dict(encoder="convnet", stem="cifar10"), "Did you mean 'cifar'"),
     (dict(dtype="float16"), "config.model.dtype"),
     (dict(width=0.0), "config.model.width=0.0 leaves"),
+    (dict(width=float("nan")), "config.model.width=nan leaves"),
+    (dict(width=1e9), "config.model.width=1000000000.0 makes a layer of 32,000,000,000 channels; the most is 65,536"),
+    (dict(projector_hidden=10**12), "config.model.projector_hidden=1000000000000 makes a layer"),
     (dict(projector_dim=0), "config.model.projector_dim must be positive"),
     (dict(projector_layers=4), "must be 1, 2 or 3"),
 ])

@@ -43,7 +43,7 @@ def check_augment(augment: Config) -> None:
   if scale and not (isinstance(scale, (tuple, list)) and len(scale) == 2 and all(map(_number, scale))
                     and 0 < scale[0] <= scale[1] <= 1):
     raise ConfigError("config.augment.crop_scale must be (lo, hi) with 0 < lo <= hi <= 1, shares of the image's area, "
-                      f"or None for no crop; got {scale!r}")
+                      f"or () for no crop; got {scale!r}")
   for name, value in (augment.affine or {}).items():
     if name not in AFFINE:
       raise ConfigError(f"config.augment.affine.{name} is not known; it has {', '.join(AFFINE)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
@@ -23,8 +22,9 @@ if TYPE_CHECKING:
   from spectral_jax._types import Config
 
 ENCODERS = ("convnet", *BLOCKS, *SIZES)
-# Channels of each encoder's first layer at width 1.
+# Channels of each encoder's first layer at width 1, and what no layer may exceed: the widest in print has 2^13.
 NARROWEST = {"convnet": 32, **dict.fromkeys(BLOCKS, 64), **{name: channels for name, (channels, _) in SIZES.items()}}
+LARGEST = 2**16
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -108,9 +108,14 @@ def _check(config):
   check_name("model.dtype", config.dtype, tuple(DTYPES))
   check_name("model.stem", config.stem, STEMS)
   narrowest = NARROWEST[config.encoder]
-  if not 0.5 < narrowest * config.width < math.inf:
+  if not narrowest * config.width > 0.5:
     raise ConfigError(f"config.model.width={config.width} leaves {config.encoder}'s first layer, {narrowest} channels "
                       f"at width 1, without any; use {1 / narrowest} or more")
+  for key, channels in (("width", narrowest * config.width), ("projector_hidden", config.projector_hidden),
+                        ("projector_dim", config.projector_dim)):
+    if channels > LARGEST:
+      raise ConfigError(f"config.model.{key}={config[key]} makes a layer of {channels:,.0f} channels; the most is "
+                        f"{LARGEST:,}, and 8,192 the widest in print")
   if config.encoder in SIZES:
     widest, heads = SIZES[config.encoder]
     channels = round(widest * config.width)

@@ -108,10 +108,13 @@ def _same_config(folder, config):
       write_json(path, config)
     return
   now, missing = flat(config), object()
-  # A run of an earlier version lacks keys that have come since; it was made as their defaults say.
+  # A run of an earlier version lacks keys that have come since; it was made as their defaults say. And where None stood
+  # for no crop, an empty list does now.
   since = {key: value for key, value in flat(config_dict(get_defaults())).items() if key in now}
   before = since | flat(read_json(path))
-  changed = sorted(key for key in before.keys() | now.keys() if before.get(key, missing) != now.get(key, missing))
+  changed = sorted(key for key in before.keys() | now.keys()
+                   if before.get(key, missing) != now.get(key, missing)
+                   and (before.get(key, missing), now.get(key, missing)) != (None, []))
   if changed:
     lines = [f"  {key}: {before.get(key, '(absent)')!r} there, {now.get(key, '(absent)')!r} now" for key in changed]
     raise ConfigError(
