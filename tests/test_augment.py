@@ -104,12 +104,20 @@ def test_warp_matrices_stay_in_their_ranges():
   assert 0.8 <= scale.min() < 0.82 and 1.18 < scale.max() <= 1.2 + 1e-6
   assert -30 <= angle.min() < -28 and 28 < angle.max() <= 30 + 1e-4
   assert np.abs(shift).max() <= 0.1 and np.std(shift) > 0.05
-  np.testing.assert_allclose(np.linalg.det(jax.vmap(lambda k: warp_matrix(k, shear=0.3)[0])(keys)), 1, rtol=1e-5)
+  for angle in (0.0, 30.0):
+    sheared = jax.vmap(lambda k: warp_matrix(k, rotation_deg=angle, shear=0.3)[0])(keys)
+    np.testing.assert_allclose(np.linalg.det(sheared), 1, rtol=1e-5)
 
 
 def test_blur_is_that_of_dm_pix():
   x = jnp.array(image(shape=(20, 24, 3)))
   np.testing.assert_allclose(blur(x, 1.3, 2), dm_pix.gaussian_blur(x, 1.3, 5), atol=1e-5)
+
+
+def test_a_blur_reaches_a_tenth_of_the_image():
+  spike = jnp.zeros((40, 40, 1)).at[20, 20].set(1.0)
+  reached = (views_of(config(blur_prob=1.0), spike, 32)[..., 0] > 0).any(axis=(0, 1))
+  assert np.flatnonzero(reached).tolist() == [18, 19, 20, 21, 22]
 
 
 def views_of(settings, x, count=64, size=None):
@@ -138,6 +146,12 @@ def test_gray_solarize_and_jitter():
   # Twice as strong, about twice as far.
   far = [np.abs(views_of(config(jitter_strength=s, jitter_prob=1.0), x) - x).mean() for s in (0.1, 0.2)]
   assert 1.6 < far[1] / far[0] < 2.4
+
+
+def test_brightness_goes_as_far_up_as_down():
+  gray = np.full((2, 2, 3), 0.5, np.float32)  # which neither contrast nor saturation nor hue changes
+  views = views_of(config(jitter_strength=0.5, jitter_prob=1.0), gray, 256)
+  assert 0.3 - 1e-6 <= views.min() < 0.31 and 0.69 < views.max() <= 0.7 + 1e-6
 
 
 def test_the_hue_turns_both_ways_equally_far():

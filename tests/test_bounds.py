@@ -49,6 +49,25 @@ def test_the_apriori_band_holds_where_the_weights_spread_as_far_as_they_can():
     assert band.upper[0] < 1.06 * band.value[0]
 
 
+def test_the_apriori_band_holds_where_the_strength_ranges_far_and_the_mean_hardly():
+  # Negatives in a narrow fan: softmax weights move their mean little, but the greatest similarity would more than double q.
+  at = lambda angle: np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+  fan = at(-1 + np.linspace(-0.05, 0.05, 21))
+  with jax.enable_x64(True):
+    band = bounds.anchor_band(np.vstack([at(0.0), fan]), np.vstack([at(1.0), fan]), temperature=0.05, kind="apriori")
+    assert (band.lower <= band.value).all() and (band.value <= band.upper).all()
+    assert band.lower[0] > 0.5 * band.value[0]
+
+
+def test_no_three_term_bound_exceeds_pull_and_push_together():
+  with jax.enable_x64(True):
+    terms = bounds.band_terms(*batch(n=32, d=3, noise=2.0), temperature=0.05)
+    size = terms.attraction + terms.repulsion
+    rho = terms.repulsion * jnp.sqrt(terms.anisotropy * terms.variance)
+    assert (terms.alignment + rho > 1.1 * size).any()  # else it would say nothing
+    np.testing.assert_array_less(bounds.three_term_band(terms).upper, size ** 2 * (1 + 1e-9))
+
+
 def test_the_three_term_band_knows_the_gradient_along_the_mean():
   with jax.enable_x64(True):
     terms = bounds.band_terms(*batch(n=32, d=3, noise=2.0), temperature=0.2)

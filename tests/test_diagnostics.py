@@ -52,6 +52,16 @@ def test_report_against_plain_formulas(pair):
   np.testing.assert_allclose(report["band_value"], measured, rtol=1e-4)
 
 
+def test_an_anchor_has_vanished_by_its_q_not_by_its_gradient():
+  u = np.eye(32)
+  v = u + 0.05 * np.random.default_rng(0).normal(size=u.shape)
+  e = np.exp(u @ (v / np.linalg.norm(v, axis=1, keepdims=True)).T / 0.12)
+  q = 1 - np.diag(e) / e.sum(1)
+  assert 0 < np.mean(q < 0.01) < 1 and not (q / 0.12 < 0.01).any()
+  report = diagnostics(jnp.asarray(u, jnp.float32), jnp.asarray(v, jnp.float32), temperature=0.12)
+  np.testing.assert_allclose(report["vanished_share"], np.mean(q < 0.01), atol=1e-6)
+
+
 def test_eight_devices_report_what_one_does(pair):
   mesh = Mesh(np.asarray(jax.devices()[:8]), ("data",))
   rows = NamedSharding(mesh, PartitionSpec("data"))

@@ -52,6 +52,15 @@ def test_linear_probe_is_scikit_learns_logistic_regression(sets, c):
   assert 0.6 < accuracy < 1 and accuracy == pytest.approx(reference.score(test_x, test_y), abs=0.011)
 
 
+def test_a_probe_knows_nothing_of_the_test_set(sets):
+  train_z, train_y, test_z, test_y = sets
+  x, _ = standardized(train_z, test_z)
+  reference = LogisticRegression(C=0.01, tol=1e-8, max_iter=1000).fit(x, train_y)
+  far = 7 + 30 * (test_z - 7)
+  accuracy = linear_accuracy(train_z, train_y, far, test_y, num_classes=CLASSES, c=0.01)
+  assert float(accuracy) == pytest.approx(reference.score(standardized(train_z, far)[1], test_y), abs=0.011)
+
+
 def test_a_probe_that_is_asked_to_stop_does_so_between_its_pieces(sets):
   with preemption.watched():
     os.kill(os.getpid(), signal.SIGTERM)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from spectral_jax import bounds, gradients, metrics, spectrum
+from spectral_jax.spectrum.ranks import rescale
 
 LABELS = jnp.arange(6) % 3
 U, V = jax.random.normal(jax.random.key(0), (2, 6, 4))
@@ -46,6 +47,12 @@ def test_a_bad_entry_makes_everything_nan(name):
     assert all_nan(value)
     assert all_nan(gradient[2])  # alignment's rows are apart; whatever mixes them has NaN in all
     assert name.startswith("alignment") or all_nan(gradient)
+
+
+def test_whatever_is_decomposed_is_nan_before():
+  for bad in (jnp.nan, jnp.inf, -jnp.inf):
+    rows, _ = rescale(V.at[2, 1].set(bad))
+    assert all_nan(rows)
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -216,6 +216,12 @@ def test_a_selection_that_cannot_work_is_refused_before_training(changes, messag
     planner.check_selection(config, 1437)
 
 
+def test_epochs_are_chosen_from_the_third_on_while_steps_are_left():
+  config = config_of()
+  plan = planner.make_plan(config, 1437, 3 * (1437 // config.batch_size) + 1)
+  assert [plan.is_selected(epoch) for epoch in range(5)] == [False, False, True, True, False]
+
+
 def test_epochs_choose_by_draws_of_their_own(one_device):
   """From one bank, two epochs choose other batches, and one epoch the same ones again."""
   rows = one_device.bank.rows(one_device.bank.refresh(one_device.init()))

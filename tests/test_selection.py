@@ -94,6 +94,14 @@ def test_greedy_looks_at_up_to_its_number_of_candidates(candidates):
   assert got == slow_greedy(bank, got[0], looked_at)
 
 
+@pytest.mark.parametrize("candidates", [3, 8, 12])
+def test_the_whole_bank_is_taken_once_where_candidates_outnumber_what_is_left(candidates):
+  bank = bank_of(12, 3)
+  build = functools.partial(selection.greedy_batch, embeddings=bank, batch_size=12, candidates=candidates, objective="min")
+  for batch in jax.vmap(lambda key: build(key))(jax.random.split(KEY, 50)):
+    assert sorted(batch.tolist()) == list(range(12))
+
+
 @pytest.mark.parametrize("m, size", [(64, 8), (9, 9), (1, 1)])
 def test_defaults_serve_banks_of_any_size(m, size):
   bank = jnp.asarray(bank_of(m, 5), jnp.float32)

@@ -43,6 +43,12 @@ def test_ranks_against_numpy(shape):
     assert got.shape == (min(shape),) and bool((jnp.diff(got) <= 0).all())
 
 
+def test_rankme_is_as_published_to_the_last_digit():
+  z = np.random.default_rng(0).normal(size=(40, 6))
+  with jax.enable_x64(True):
+    np.testing.assert_allclose(spectrum.effective_rank(z, kind="rankme"), slow_rank(z, "rankme", False), rtol=1e-12)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10 ** 6), st.floats(0, 4), st.floats(-20, 20), st.integers(1, 8), st.booleans())
 def test_chain_of_ranks(seed, decay, log_scale, rank, center):
@@ -60,7 +66,7 @@ def test_degenerate_ranks_and_their_gradients(kind):
   gradient = jax.jit(jax.grad(lambda z, center: rank(z, center=center)), static_argnums=1)
   for z, plain, centered in (
       (jnp.eye(6, 4), 4, None), (jnp.ones((6, 4)), 1, 0), (jnp.full((6, 4), 1e30), 1, 0), (jnp.zeros((6, 4)), 0, 0),
-      (1e-30 * jnp.eye(6, 4), 4, None)):
+      (1e-30 * jnp.eye(6, 4), 4, None), (jnp.tile(jnp.array([0.1, 0.7, -1.3, 1 / 3]), (7, 1)), 1, 0)):
     np.testing.assert_allclose(rank(z), plain, atol=1e-4)
     if centered is not None:
       assert float(rank(z, center=True)) == centered

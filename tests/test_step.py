@@ -109,6 +109,24 @@ def test_update_differentiates_the_loss_of_the_embeddings():
     np.testing.assert_allclose(updated.embeddings[1], rows[:, 1] @ w, rtol=1e-12)
 
 
+def test_the_loss_is_of_the_whitened_embeddings():
+  with jax.enable_x64(True):
+    random = np.random.default_rng(0)
+    u, v = (jnp.asarray(random.normal(size=(12, 3)) * [3.0, 1.0, 0.2]) for _ in range(2))
+
+    class Given:
+      def apply(self, variables, x, train, mutable):
+        return (x, x), {}
+
+    loss = config_of().loss
+    whitening = config_of(**{"whitening.method": "zca", "whitening.shrinkage": 0.1}).whitening
+    gradient = make_gradient(Given(), make_objective(loss), make_whitening(whitening))
+    value, *_ = gradient(Learner({"model": {}, "objective": {}}, {}, ()), (u, v), {"labels": jnp.zeros(12, int)},
+                         loss.temperature)
+    both = spectrum.whiten(jnp.concatenate([u, v]), method="zca", shrinkage=0.1)
+    np.testing.assert_allclose(value, losses.nt_xent(both[:12], both[12:], temperature=loss.temperature), rtol=1e-12)
+
+
 @pytest.mark.parametrize("name", [
     "dcl", "debiased", "dhel", "hard_negative", "info_nce", "kcl", "nscl", "nt_xent", "sigmoid", "spectral_contrastive",
     "supcon"])
