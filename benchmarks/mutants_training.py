@@ -13,7 +13,7 @@ CHECKPOINTS = "tests/test_checkpoints.py"
 EVALUATION = "tests/test_evaluation.py"
 STREAM = "tests/test_stream.py"
 COUPLED = "tests/test_coupled.py"
-DIAGNOSTICS = "tests/test_diagnostics.py -k plain or collapsed"
+DIAGNOSTICS = "tests/test_diagnostics.py -k plain or collapsed or vanished"
 RULES = "tests/test_selection_rules.py"
 
 L, M, T, B = "spectral_jax/losses/", "spectral_jax/metrics/", "spectral_jax/training/", "spectral_jax/bounds/"

@@ -98,7 +98,7 @@ def test_greedy_looks_at_up_to_its_number_of_candidates(candidates):
 def test_the_whole_bank_is_taken_once_where_candidates_outnumber_what_is_left(candidates):
   bank = bank_of(12, 3)
   build = functools.partial(selection.greedy_batch, embeddings=bank, batch_size=12, candidates=candidates, objective="min")
-  for batch in jax.vmap(lambda key: build(key))(jax.random.split(KEY, 50)):
+  for batch in jax.vmap(build)(jax.random.split(KEY, 50)):
     assert sorted(batch.tolist()) == list(range(12))
 
 
