@@ -17,6 +17,7 @@ from spectral_jax.config import load_config
 from spectral_jax.defaults import learner, learners
 from spectral_jax.reports import charts, html, pictures, recorded, report, summary
 from spectral_jax.studies import study_page, variance_page
+from spectral_jax.workdir.folder import flat
 from spectral_jax.workdir.logs import read_metrics
 
 SETTINGS = {
@@ -162,6 +163,25 @@ def test_several_runs_begin_with_what_differs(workdir, tmp_path):
       ["one", "None", "&quot;&quot;"], ["three", "—", "3"]]
   assert table.count("<tr>") == 2 and len(page) < 2 * MEGABYTE
   assert f"{workdir.name}: cl" in names_drawn(page) and "other: cl" in names_drawn(page)
+
+
+def test_the_best_are_those_of_one_data_set(workdir):
+  def run(name, data, accuracy):
+    config = flat(json.loads((workdir / "config.json").read_text())) | {"data.name": data, "learners": {}}
+    return recorded.Recorded(name, workdir, config, {"linear_accuracy": accuracy}, {}, {})
+
+  runs = [run("a", "digits", 0.9), run("b", "digits", 0.8), run("c", "cifar10", 0.5)]
+  assert re.findall('class="best">(.*?)<', report._scores(runs)) == ["0.9000", "0.5000"]
+
+
+@pytest.mark.parametrize("values, ticks", [
+    ([1.78, 4.47], ["2", "2.5", "3", "3.5", "4"]), ([25, 251], ["30", "50", "70", "100", "150", "200"]),
+    ([1e-4, 3.0], ["0.0001", "0.001", "0.01", "0.1", "1"])])
+def test_a_logarithmic_axis_has_round_numbers(values, ticks):
+  labels = lambda logarithmic: re.findall(r">([\d.]+)</text>", vl_convert.vegalite_to_svg(
+      charts.lines({"a": dict(enumerate(values))}, logarithmic=logarithmic)))[2:]
+  assert labels(True) == ticks
+  assert len(labels(False)) <= 10
 
 
 def test_a_run_that_has_not_finished_is_shown_as_far_as_it_is(workdir, tmp_path):

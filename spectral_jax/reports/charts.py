@@ -84,7 +84,9 @@ def lines(series: Mapping[str, Mapping[float, float]], *, x: str = "step", wide:
   # On an axis of one value Vega rounds its label to an integer.
   plain = "datum.label" if len({y for points in series.values() for y in points.values()}) > 1 else \
       "format(datum.value, '.4~g')"
-  y_axis = {"title": None, "labelExpr": f"logarithmic ? format(pow(10, datum.value), '.3~g') : {plain}"}
+  drawn_values = [y for points in series.values() for y in points.values()] + list((baselines or {}).values())
+  y_axis = {"title": None, "labelExpr": f"logarithmic ? format(pow(10, datum.value), '.4~g') : {plain}",
+            "tickCount": 6, "values": {"expr": f"logarithmic ? {_logarithms(_round_numbers(drawn_values))} : null"}}
   y = {"field": "y", "type": "quantitative", "scale": {"zero": False}, "axis": y_axis}
   x_field = {"field": "x", "type": "quantitative", "title": x}
   if wide:
@@ -139,6 +141,31 @@ def lines(series: Mapping[str, Mapping[float, float]], *, x: str = "step", wide:
                   "mark": {"type": "text", "align": "left", "baseline": "bottom", "color": GRAY, "dy": -2}})
   return {**_chart(), "data": data, "layer": layer,
           "params": [{"name": "logarithmic", "value": logarithmic, "bind": {"input": "checkbox", "name": "log "}}]}
+
+
+def _round_numbers(values, fewest=4, most=9):
+  """Round numbers in the range of the positive values, for the ticks of a logarithmic axis; [] where that is a point.
+
+  >>> _round_numbers([1.78, 4.47]), _round_numbers([2e-7, 3.0])
+  ([2.0, 2.5, 3.0, 3.5, 4.0], [1e-06, 1e-05, 0.0001, 0.001, 0.01, 0.1, 1.0])
+  """
+  values = [value for value in values if 0 < value < math.inf]
+  if not values or min(values) == max(values):
+    return []
+  low, high = min(values), max(values)
+  decades = range(math.floor(math.log10(low)), math.floor(math.log10(high)) + 1)
+  for mantissas in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
+    found = [x for decade in decades for m in mantissas if low <= (x := float(f"{m}e{decade}")) <= high]
+    if len(found) >= fewest:
+      return found[::-(-len(found) // most)]
+  exponent = math.floor(math.log10((high - low) / fewest))
+  step = max(m for m in (1, 2, 5) if m * 10.0**exponent <= (high - low) / fewest)
+  first = math.ceil(low / (step * 10.0**exponent))
+  return [x for i in range(first, first + 2 * most) if (x := float(f"{i * step}e{exponent}")) <= high]
+
+
+def _logarithms(values):
+  return [round(math.log10(value), 6) for value in values] or "null"
 
 
 def _whole(series):

@@ -78,8 +78,8 @@ def _learners(run):
 
 
 def _scores(runs):
-  """Every learner's scores, beside the run's baselines; the best stand out, be it a baseline's."""
-  columns = {}
+  """Every learner's scores, beside the run's baselines; the best of each data set stand out, be it a baseline's."""
+  columns, data = {}, {}
   for run in runs:
     of_run = {**_learners(run), "raw pixels": run.summary.get("raw_pixels"),
               "random init": run.summary.get("random_init")}
@@ -87,6 +87,7 @@ def _scores(runs):
       if scores:
         label = name if len(runs) == 1 else f"{run.name}" if name == "trained" else f"{run.name}: {name}"
         columns[label] = scores
+        data.setdefault(tuple(run.config.get(key) for key in DATA), []).append(label)
   if not columns:
     return ""
   shots = {run.config["eval.shots"] for run in runs}
@@ -98,15 +99,17 @@ def _scores(runs):
   lines = [[title, *(scores.get(key) for scores in columns.values())] for key, title in rows]
   names, best = list(columns), set()
   for i, (key, _) in enumerate(rows):
-    values = {j: columns[name][key] for j, name in enumerate(names, 1) if key in columns[name]}
-    if key.endswith("_accuracy") and values:
-      best |= {(i, j) for j, value in values.items() if value == max(values.values())}
+    for alike in data.values():
+      values = {names.index(name) + 1: columns[name][key] for name in alike if key in columns[name]}
+      if key.endswith("_accuracy") and values:
+        best |= {(i, j) for j, value in values.items() if value == max(values.values())}
   if len(runs) > 1 or len(names) > 6:  # a column for each score, a line for each representation
     lines = [[name, *(line[j] for line in lines)] for j, name in enumerate(names, 1)]
     return html.table(["", *(title for _, title in rows)], lines, {(j - 1, i + 1) for i, j in best})
   return html.table(["", *names], lines, best)
 
 
+DATA = ("data.name", "data.data_dir", "data.classes", "eval.test_limit")  # what must agree for scores to be compared
 COSTS = {"final_loss": "final loss", "train_seconds": "seconds of training, with compilation",
          "images_per_second": "images a second",
          "best_step": "best step", "best_knn_accuracy": "kNN at the best step"}

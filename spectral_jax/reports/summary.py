@@ -58,7 +58,8 @@ def opening(run: Run, folder: pathlib.Path) -> None:
       f"Everything goes to {folder}")
   skipped = len(data.train.skipped) + len(data.test.skipped)
   if skipped:
-    print(f"{skipped} undecodable image{'s were' if skipped > 1 else ' was'} left out, as config.data.on_undecodable='skip' asks: "
+    print(f"{skipped} undecodable image{'s were' if skipped > 1 else ' was'} left out, as "
+          "config.data.on_undecodable='skip' asks: "
           + ", ".join((data.train.skipped + data.test.skipped)[:5]))
 
 
