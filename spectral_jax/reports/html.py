@@ -54,7 +54,7 @@ details { margin: .8rem 0; } summary { cursor: pointer; font-weight: 600; paddin
 .tiles .same img { outline: 2px solid var(--good); } .tiles .other img { outline: 2px solid var(--bad); }
 .tiles .name { text-align: right; padding-right: .4rem; max-width: 9rem; overflow-wrap: anywhere; justify-self: end; }
 .tiles figure { margin: 2px; align-self: start; text-align: center; max-width: 60px; overflow-wrap: anywhere;
-  line-height: 1.15; }
+  line-height: 1.15; } .tiles figcaption { margin-top: 4px; }
 .vega-embed { display: block !important; width: 100%; padding: 0 !important; }
 .vega-embed .vega-bindings { position: absolute; top: -1.75rem; right: 1.9rem; font-size: .78rem; color: var(--soft); }
 .vega-embed .vega-bind-name { margin: 0; } .vega-embed .vega-bind-checkbox { vertical-align: -2px; margin: 0 0 0 3px; }

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from spectral_jax.evaluation.alignment import LAYERS
 from spectral_jax.reports import charts, html
 from spectral_jax.training.diagnostics import VANISHED
 
@@ -27,6 +28,17 @@ class Panel(NamedTuple):
   logarithmic: bool = False
   band: tuple[str, str] | None = None    # metrics drawn as an area
   note: str = ""
+
+
+# Measures of features, of either part of the data and either layer of a network.
+OF_PAIRS = {"cka": "Linear CKA", "cka_unbiased": "Linear CKA, unbiased", "rsa": "RSA",
+            "mutual_knn": "Mutual nearest neighbors"}
+OF_FEATURES = {"cdnv": "CDNV", "directional_cdnv": "Directional CDNV"}
+
+
+def _of(measures, *, logarithmic=False, left_out=()):
+  return tuple(Panel(f"{title}, {layer}, test set", ((f"test_{layer}_{key}", title),), logarithmic)
+               for key, title in measures.items() if key not in left_out for layer in LAYERS)
 
 
 PANELS = {
@@ -57,9 +69,7 @@ PANELS = {
         Panel("Seconds of choosing batches",
               (("selection_seconds", "selection"), ("refresh_seconds", "making the bank")))),
     "Learners side by side": (
-        *(Panel(f"{title}, {layer}, test set", ((f"test_{layer}_{key}", title),))
-          for key, title in (("cka", "Linear CKA"), ("rsa", "RSA"), ("mutual_knn", "Mutual nearest neighbors"))
-          for layer in ("encoder", "projector")),
+        *_of(OF_PAIRS, left_out=("cka_unbiased",)),
         Panel("Weight gap", (("weight_gap", "weight gap"),)),
         Panel("CKA of the similarities, its lower bound dashed",
               (("similarity_cka", "measured"), ("similarity_cka_bound", "bound"))),
@@ -69,10 +79,21 @@ PANELS = {
               (("similarity_drift", "measured"), ("similarity_drift_bound", "bound")), True),
         Panel("Contrastive minus label-aware loss, its bound dashed",
               (("loss_gap", "measured"), ("loss_gap_bound", "bound"))),
-        *(Panel(f"{title}, {layer}, test set", ((f"test_{layer}_{key}", title),), True)
-          for key, title in (("cdnv", "CDNV"), ("directional_cdnv", "Directional CDNV"))
-          for layer in ("encoder", "projector"))),
+        *_of(OF_FEATURES, logarithmic=True)),
 }
+
+
+def named(metric: str) -> str:
+  """A metric's name in words.
+
+  >>> named("test_encoder_cka_unbiased"), named("similarity_rsa_bound"), named("weight_gap")
+  ('Linear CKA, unbiased, encoder, test set', 'similarity RSA bound', 'weight gap')
+  """
+  part, _, rest = metric.partition("_")
+  layer, _, key = rest.partition("_")
+  if part in ("train", "test") and layer in LAYERS and key in OF_PAIRS | OF_FEATURES:
+    return f"{(OF_PAIRS | OF_FEATURES)[key]}, {layer}, {part}{'ing' if part == 'train' else ''} set"
+  return " ".join(word.upper() if word in ("cka", "rsa") else word for word in metric.split("_"))
 
 
 def charts_of(runs: Sequence[Recorded]) -> tuple[dict[str, list[str]], list[str]]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from spectral_jax.defaults import get_defaults
 from spectral_jax.evaluation import SCORES, few_labels
 from spectral_jax.reports import charts, html
-from spectral_jax.reports.panels import charts_of, line_name
+from spectral_jax.reports.panels import charts_of, line_name, named
 from spectral_jax.reports.recorded import recorded
 from spectral_jax.workdir.folder import config_dict, flat, write_text
 
@@ -203,7 +203,7 @@ def _tables(run, with_name):
     rows = {name: row for name, row in value.items() if isinstance(row, dict)}
     if rows:
       columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-      lines = [["", *(column.replace("_", " ") for column in columns)]]
+      lines = [["", *(named(column) for column in columns)]]
       lines += [[name, *(_cell(row.get(column)) for column in columns)] for name, row in rows.items()]
       if len(columns) > 8 and len(columns) > len(rows):  # rather long than wide
         lines = list(map(list, zip(*lines)))
