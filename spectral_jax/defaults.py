@@ -102,7 +102,7 @@ def _data():
 
 def _augment():
   return config_dict.create(
-      crop_scale=(0.2, 1.0),           # area of the random resized crop; () or None: no crop
+      crop_scale=(0.2, 1.0),           # area of the random resized crop; (): no crop
       flip=True,
       jitter_strength=0.5,
       jitter_prob=0.8,

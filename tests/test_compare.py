@@ -85,7 +85,11 @@ def test_table_picture_and_page(compared, tmp_path):
   about = {"command": "command", "date": "date", "hardware": "hardware", "setting": "setting.", "seeds": "0, 1",
            "pictures": ["curves.png"]}
   text = page.section({"about": about, "targets": TARGETS, "summary": summary})
-  assert "| hard_balanced | 0 of 2 |  |  |  |  |  |" in text and "nan" not in text
+  assert "| hard_balanced | 0 of 2 |\n" in text and "nan" not in text
+  assert text.count("against random") == 6 and "processor / random's" in text
+  alone = intervals.summarize([run for run in results if run["rule"] != "random"], TARGETS)
+  alone = page.section({"about": about, "targets": TARGETS, "summary": alone})
+  assert "random" not in alone.replace("selected / random rank", "") and "nan" not in alone
   for _ in range(2):
     page.write_section(tmp_path / "docs" / "results.md", "tiny", "Tiny", text)
   page.write_section(tmp_path / "docs" / "results.md", "other", "Other", "nothing")

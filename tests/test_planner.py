@@ -222,6 +222,12 @@ def test_epochs_are_chosen_from_the_third_on_while_steps_are_left():
   assert [plan.is_selected(epoch) for epoch in range(5)] == [False, False, True, True, False]
 
 
+def test_a_run_too_short_to_choose_a_batch_is_refused():
+  config = config_of()
+  with pytest.raises(ConfigError, match=r"would choose no batch: .*more than 10 steps, or set the rule to 'random'"):
+    planner.make_plan(config, 1437, 2 * (1437 // config.batch_size))
+
+
 def test_epochs_choose_by_draws_of_their_own(one_device):
   """From one bank, two epochs choose other batches, and one epoch the same ones again."""
   rows = one_device.bank.rows(one_device.bank.refresh(one_device.init()))

@@ -32,7 +32,7 @@ def section(results: Mapping[str, Any]) -> str:
       *_origin(about, "Seconds are training time: steps, bank refreshes and selection, without evaluation and "
                "compilation; processor seconds are those of all cores together, which other work on the machine hardly "
                "moves."),
-      *_final(rows), "", *_verdict(rows), "", *_to_targets(rows, targets), "", *_cost(rows), "",
+      *_final(rows), *_verdict(rows), "", *_to_targets(rows, targets), "", *_cost(rows), "",
       *(f"![Accuracy over training time]({picture})" for picture in about["pictures"])])
 
 
@@ -91,24 +91,27 @@ def _significant(interval):
 
 
 def _final(rows):
-  lines = ["Final accuracy in percent, and its difference from random batches of the same seed:", "",
-           "| rule | " + " | ".join(f"{title} | against random" for title in TITLES.values()) + " |",
-           "|---|" + "---:|" * 2 * len(TITLES)]
-  for rule, row in rows.items():
-    cells = [cell for name in TITLES
-             for cell in (_percent(row[name]), "" if rule == "random" else _points(row[f"{name}_gain"]))]
-    lines.append(f"| {rule} | " + " | ".join(cells) + " |")
-  return lines
+  beside = ", and its difference from random batches of the same seed" if "random" in rows else ""
+  return [f"Final accuracy in percent{beside}:", "", *_table(
+      ["rule", *(head for title in TITLES.values() for head in (title, "against random"))],
+      [[rule, *(cell for name in TITLES
+                for cell in (_percent(row[name]), "" if rule == "random" else _points(row[f"{name}_gain"])))]
+       for rule, row in rows.items()])]
+
+
+def _table(heads, rows):
+  """Lines of a table; a column without any entry is left out."""
+  kept = [i for i in range(len(heads)) if any(row[i] for row in rows)]
+  line = lambda cells: "| " + " | ".join(cells[i] for i in kept) + " |"
+  return [line(heads), "|---|" + "---:|" * (len(kept) - 1), *map(line, rows)]
 
 
 def _cost(rows):
-  lines = ["What it cost, and what the rule did to the batches' effective rank (participation ratio in the bank):", "",
-           "| rule | training, s | processor, s | processor / random's | selected / random rank |",
-           "|---|---:|---:|---:|---:|"]
-  for rule, row in rows.items():
-    ratio = "" if row["rank_ratio"] is None else f"{row['rank_ratio'][0]:.2f}"
-    lines.append(f"| {rule} | {_plain(row['seconds'], 1)} | {_plain(row['processor_seconds'], 1)} "
-                 f"| {_versus(rule, row['processor_ratio'])} | {ratio} |")
+  lines = ["What it cost, and what the rule did to the batches' effective rank (participation ratio in the bank):", ""]
+  lines += _table(
+      ["rule", "training, s", "processor, s", "processor / random's", "selected / random rank"],
+      [[rule, _plain(row["seconds"], 1), _plain(row["processor_seconds"], 1), _versus(rule, row["processor_ratio"]),
+        "" if row["rank_ratio"] is None else f"{row['rank_ratio'][0]:.2f}"] for rule, row in rows.items()])
   uniform = rows.get("random")
   if uniform and uniform["seeds"] > 1:
     lines += ["", "Runs with random batches do the same work for every seed; they took from "
@@ -120,22 +123,26 @@ def _cost(rows):
 def _to_targets(rows, targets):
   lines = []
   for name in targets:
+    ratio = "; the ratio over those that do with both" if "random" in rows else ""
     lines += ["", f"To {100 * targets[name]:.1f}% {TITLES[name]} accuracy: the first evaluation that reaches it, means "
-              "over the seeds that do; the ratio over those that do with both:", "",
-              "| rule | seeds that reach it | seconds | processor s | processor / random's | steps | examples |",
-              "|---|---:|---:|---:|---:|---:|---:|"]
+              f"over the seeds that do{ratio}:", ""]
+    cells = []
     for rule, row in rows.items():
       to = row[f"{name}_target"]
-      cells = [_plain(to[key], digits) if to["reached"] else ""
+      found = [_plain(to[key], digits) if to["reached"] else ""
                for key, digits in (("seconds", 1), ("processor_seconds", 1), ("step", 0), ("examples", 0))]
-      cells.insert(2, _versus(rule, to["processor_ratio"]))
-      lines.append(f"| {rule} | {to['reached']} of {row['seeds']} | " + " | ".join(cells) + " |")
+      cells.append([rule, f"{to['reached']} of {row['seeds']}", *found[:2], _versus(rule, to["processor_ratio"]),
+                    *found[2:]])
+    lines += _table(["rule", "seeds that reach it", "seconds", "processor s", "processor / random's", "steps",
+                     "examples"], cells)
   return lines[1:]
 
 
 def _verdict(rows):
-  """What the intervals allow to say, whichever way it falls."""
-  lines = []
+  """What the intervals allow to say, whichever way it falls; nothing where random batches were not compared."""
+  if "random" not in rows:
+    return []
+  lines = [""]
   for name, title in TITLES.items():
     gains = {rule: row[f"{name}_gain"] for rule, row in rows.items()
              if rule != "random" and not math.isnan(row[f"{name}_gain"][1])}
@@ -159,6 +166,8 @@ def _percent(interval):
 
 def _points(interval):
   mean, half = (100 * x for x in interval)
+  if math.isnan(mean):
+    return ""
   return f"{mean:+.2f}" + ("" if math.isnan(half) else f" ± {half:.2f}")
 
 

@@ -68,10 +68,17 @@ def make_plan(config: Config, size: int, total_steps: int) -> Plan:
   """The `Plan` of a config's `selection` and `bank` sections, for a training set of `size` examples.
 
   Raises:
-    ConfigError: the selection could not choose batches from so many examples, or its file does not fit them.
+    ConfigError: the selection could not choose batches from so many examples, or would be over before it chooses any;
+      or its file does not fit them.
   """
-  return Plan(config.seed, size, config.batch_size, total_steps, config.bank.refresh_epochs,
+  plan = Plan(config.seed, size, config.batch_size, total_steps, config.bank.refresh_epochs,
               check_selection(config, size), load_table(config.selection, size, config.batch_size))
+  if plan.options is not None and not plan.is_selected(2):
+    raise ConfigError(
+        f"config.selection.rule={config.selection.rule!r} would choose no batch: those of the first two epochs are "
+        f"random, and the run ends with them ({total_steps:,} steps, {plan.steps_per_epoch:,} an epoch); train for "
+        f"more than {2 * plan.steps_per_epoch:,} steps, or set the rule to 'random'")
+  return plan
 
 
 class Planner:
