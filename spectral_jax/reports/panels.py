@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from spectral_jax.evaluation import SCORES
 from spectral_jax.evaluation.alignment import LAYERS
 from spectral_jax.reports import charts, html
 from spectral_jax.training.diagnostics import VANISHED
@@ -86,14 +87,15 @@ PANELS = {
 def named(metric: str) -> str:
   """A metric's name in words.
 
-  >>> named("test_encoder_cka_unbiased"), named("similarity_rsa_bound"), named("weight_gap")
-  ('Linear CKA, unbiased, encoder, test set', 'similarity RSA bound', 'weight gap')
+  >>> named("test_encoder_cka_unbiased"), named("similarity_rsa_bound"), named("linear_accuracy")
+  ('Linear CKA, unbiased, encoder, test set', 'similarity RSA bound', 'linear probe')
   """
   part, _, rest = metric.partition("_")
   layer, _, key = rest.partition("_")
-  if part in ("train", "test") and layer in LAYERS and key in OF_PAIRS | OF_FEATURES:
-    return f"{(OF_PAIRS | OF_FEATURES)[key]}, {layer}, {part}{'ing' if part == 'train' else ''} set"
-  return " ".join(word.upper() if word in ("cka", "rsa") else word for word in metric.split("_"))
+  if part in ("train", "test") and layer in LAYERS:
+    return f"{(OF_PAIRS | OF_FEATURES).get(key) or named(key)}, {layer}, {part}{'ing' if part == 'train' else ''} set"
+  known = {one.key: one.title for one in SCORES}
+  return known.get(metric) or " ".join(word.upper() if word in ("cka", "rsa") else word for word in metric.split("_"))
 
 
 def charts_of(runs: Sequence[Recorded]) -> tuple[dict[str, list[str]], list[str]]:

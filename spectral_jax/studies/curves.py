@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from spectral_jax.evaluation import SCORES
+from spectral_jax.reports.panels import named
 from spectral_jax.reports.pictures import INK, save, style
 from spectral_jax.studies.intervals import interval
 
@@ -19,8 +21,6 @@ if TYPE_CHECKING:
   from typing import Any, TypeAlias
 
   Curve: TypeAlias = Sequence[Mapping[str, float]]  # a run's points
-
-TITLES = {one.key: one.title.capitalize() for one in SCORES}
 
 
 def save_comparison(path: pathlib.Path, results: Sequence[Mapping[str, Any]],
@@ -34,11 +34,12 @@ def save_comparison(path: pathlib.Path, results: Sequence[Mapping[str, Any]],
   with style():
     figure = Figure(figsize=(13, 4.0), layout="constrained")
     axes = figure.subplots(1, len(SCORES))
-    for axis, name in zip(axes, TITLES):
+    for axis, name in zip(axes, (one.key for one in SCORES)):
       _over(axis, curves, name, clock)
       if name in targets:
         axis.axhline(targets[name], color=INK, linestyle=":", linewidth=1)
-      axis.set(title=TITLES[name], xlabel=f"{clock.replace('_', ' ')} of training, selection included")
+      axis.set(title=_title(name), xlabel=f"{clock.replace('_', ' ')} of training, selection included")
+      axis.xaxis.set_major_locator(MaxNLocator(5))
     _legend(figure, axes[0])
     save(figure, path)
   return [path.name]
@@ -55,7 +56,7 @@ def save_training(path: pathlib.Path, curves: Mapping[str, Sequence[Curve]], met
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis, metric in zip(axes.flat, metrics):
       _over(axis, curves, metric, "step")
-      axis.set(title=TITLES.get(metric, metric), xlabel="step")
+      axis.set(title=_title(metric), xlabel="step")
     _hide(axes.flat[len(metrics):])
     _legend(figure, axes.flat[0])
     save(figure, path)
@@ -91,13 +92,21 @@ def save_against(path: pathlib.Path, key: str, lines: Mapping[str, Mapping[str, 
         axis.set_xscale("log", base=2)
       axis.set_xticks([places[tick] for tick in ticks], [str(tick) for tick in ticks])
       axis.minorticks_off()
-      axis.set_title(title, fontsize=9)
+      axis.set_title(_title(title), fontsize=9)
       axis.set_xlabel(key)
     _hide(axes.flat[len(lines):])
     if len(names) > 1:
       _legend(figure, max(axes.flat, key=lambda axis: len(axis.lines)))
     save(figure, path)
   return path.name
+
+
+def _title(metric):
+  """A metric of whatever learner or setting in words, the first of them capitalized."""
+  owner, slash, bare = metric.rpartition("/")
+  bare, line, setting = bare.partition("\n")
+  words = named(bare)
+  return (f"{owner}: {words}" if slash else words[:1].upper() + words[1:]) + line + setting
 
 
 def _over(axis, curves, metric, along):
