@@ -44,7 +44,7 @@ def folder(tmp_path_factory):
 def test_one_step_of_every_config(name, folder):
   config = load_config(name)
   check_config(config)
-  config.batch_size, config.steps, config.microbatches = 8, 2, 1
+  config.batch_size, config.steps, config.microbatches, config.eval.knn_k = 8, 2, 1, 3
   config.optimizer.warmup_epochs, config.loss.temperature = 0, 0.2
   config.model.update(width=0.0625, projector_hidden=8, projector_dim=8)
   if config.data.name != "digits":
@@ -167,6 +167,9 @@ def test_batches_that_do_not_fit():
     config.batch_size, config.microbatches = batch, pieces
     with pytest.raises(ValueError, match=message):
       check_batch(config, dataset, mesh)
+  config.batch_size, config.microbatches, config.eval.knn_k = 256, 1, 1437
+  with pytest.raises(ValueError, match="knn_k=1437 neighbors would be all of the 1437 training images"):
+    check_batch(config, dataset, one)
   with pytest.raises(ValueError, match="model_parallel must divide"):
     make_mesh(3, jax.devices()[:8])
 
