@@ -22,6 +22,7 @@ from spectral_jax.defaults import get_defaults, learner, learners
 from spectral_jax.encoder import read_network
 from spectral_jax.evaluation import split_features
 from spectral_jax.mesh import make_mesh
+from spectral_jax.models import build_model, make_encode
 from spectral_jax.training import loop
 from spectral_jax.training.run import open_run
 from spectral_jax.training.start import taken_over
@@ -291,6 +292,18 @@ def test_embedding_a_folder_converts_colors(trained, tmp_path):
   apply, loaded = spectral_jax.load_encoder(folder)
   np.testing.assert_allclose(found["features"], apply(loaded, split.images()), rtol=1e-5, atol=1e-6)
   assert found["names"].tolist() == names
+
+
+def test_an_encoder_of_colors_takes_gray_images_too(trained, tmp_path):
+  config = read_config(trained[0])
+  model = build_model(config.model)
+  variables = jax.jit(lambda: model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False))()
+  save_images(tmp_path, 3, color=True)
+  save_images(tmp_path / "gray", 3, color=False)
+  found = embedding.embed(config, variables, str(tmp_path), batch_size=4)
+  images = open_images(tmp_path, image_size=8, channels=3)[0].images()
+  assert images.shape == (8, 8, 8, 3)
+  np.testing.assert_allclose(found["features"], make_encode(model)(variables, images)[0], rtol=1e-5, atol=1e-6)
 
 
 def test_a_run_starts_from_what_another_learned(trained, tmp_path):
