@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from spectral_jax import plan
+from spectral_jax import losses, plan
 from spectral_jax._errors import ConfigError
 from spectral_jax.config import load_config
 from spectral_jax.data import open_dataset
@@ -100,6 +100,15 @@ def test_planned_arithmetic_is_that_of_the_layers():
   found = plan.plan(config, plan.Sizes(1437, 10, 1), DEVICES)
   # Two images each, a multiply-add as two; beside the products there are normalizations and activations.
   assert 1 < found["flops_encoder"] / (config.batch_size * 2 * 2 * multiplications) < 1.1
+
+
+@pytest.mark.parametrize("batch", [64, 512])
+def test_planned_memory_of_a_loss_in_one_tile_is_what_the_compiler_gives_it(batch):
+  found = plan.plan(config_of(batch_size=batch), plan.Sizes(1437, 10, 1), 1)
+  rows = jax.ShapeDtypeStruct((batch, 16), np.float32)
+  memory = jax.jit(jax.value_and_grad(losses.nt_xent, (0, 1))).lower(rows, rows).compile().memory_analysis()
+  whole = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+  assert found["bytes_loss"] == pytest.approx(whole, rel=0.05)
 
 
 def test_microbatches_take_less_memory_and_one_more_forward_pass():
