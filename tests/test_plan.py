@@ -12,6 +12,7 @@ from spectral_jax.config import load_config
 from spectral_jax.data import open_dataset
 from spectral_jax.mesh import make_mesh
 from spectral_jax.training.batches.tables import epoch_indices
+from spectral_jax.training.objective import RING_IMAGES
 from spectral_jax.training.run import prepare
 
 SETTINGS = {"batch_size": 64, "steps": 3, "optimizer.warmup_epochs": 0, "model.width": 0.25,
@@ -109,6 +110,19 @@ def test_planned_memory_of_a_loss_in_one_tile_is_what_the_compiler_gives_it(batc
   memory = jax.jit(jax.value_and_grad(losses.nt_xent, (0, 1))).lower(rows, rows).compile().memory_analysis()
   whole = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
   assert found["bytes_loss"] == pytest.approx(whole, rel=0.05)
+
+
+def test_a_ring_takes_of_each_device_what_its_own_images_take():
+  loss = lambda batch, devices: plan.plan(config_of(batch_size=batch), plan.Sizes(10_000, 10, 1), devices)["bytes_loss"]
+  assert loss(2 * RING_IMAGES, 2) == loss(RING_IMAGES, 1)
+  assert loss(2 * RING_IMAGES - 2, 2) > loss(RING_IMAGES - 1, 1)  # too few: gathered
+
+
+def test_a_bank_is_planned_where_batches_are_chosen_from_it():
+  sizes = plan.Sizes(1437, 10, 1)
+  chosen, random = (plan.plan(config_of(**{"selection.rule": rule}), sizes, DEVICES) for rule in ("greedy", "random"))
+  assert (chosen["bytes_bank"], chosen["bytes_bank_whole"]) == (360 * 16 * 4, 1437 * 16 * 4)
+  assert (random["bytes_bank"], random["bytes_bank_whole"]) == (0, 0)
 
 
 def test_microbatches_take_less_memory_and_one_more_forward_pass():

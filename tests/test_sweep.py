@@ -9,6 +9,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import stats
 
 from spectral_jax._errors import ConfigError, RunError
@@ -78,6 +79,14 @@ def test_where_no_case_could_begin_the_reason_is_said_once_and_the_folder_is_fre
     study.conduct(study_of(wrong, over), wrong, tmp_path)
   with claim(tmp_path, tiny()):
     pass
+
+
+def test_every_metric_has_its_panel(tmp_path):
+  metrics = [f"m{i}" for i in range(5)]
+  lines = {"one": [[dict.fromkeys(metrics, 0.5) | {"step": step} for step in (1, 2)]]}
+  height = lambda count: Image.open(
+      tmp_path / curves.save_training(tmp_path / "curves.png", lines, metrics[:count])).height
+  assert height(5) > 1.8 * height(4)
 
 
 def test_cells_of_one_shape_compile_once(swept):

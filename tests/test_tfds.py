@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spectral_jax.data import open_dataset
+from spectral_jax.data import open_dataset, records
 from spectral_jax.data.classes import check_classes
 
 # Imported where they are used: the worker that runs these tests waits for them alone.
@@ -127,3 +127,14 @@ def test_a_cut_file_is_named(tmp_path):
   file.write_bytes(file.read_bytes()[:-100])
   with pytest.raises(ValueError, match="ends inside record 5"):
     open_dataset(config(tmp_path))
+
+
+def test_fields_of_every_wire_type_are_found_and_passed_over():
+  message = b"\x08\x96\x01" + b"\x11" + 8 * b"\xff" + b"\x1d" + 4 * b"\xff" + b"\x22\x03abc"
+  fields = lambda size: list(records._fields(io.BytesIO(message), 0, size))
+  assert fields(len(message)) == [(1, 1, 3), (2, 4, 12), (3, 13, 17), (4, 19, 22)]
+  for cut, why in ((2, "ends after its message"), (10, "ends after its message"), (21, "ends after its message")):
+    with pytest.raises(ValueError, match=why):
+      fields(cut)
+  with pytest.raises(ValueError, match="wire type 3"):
+    list(records._fields(io.BytesIO(b"\x0b"), 0, 1))
