@@ -107,8 +107,8 @@ def check_batch(config: Config, dataset: Dataset, mesh: Mesh) -> None:
   near = min(size, config.eval.knn_limit)
   if config.eval.knn_k >= near:
     raise ConfigError(
-        f"config.eval.knn_k={config.eval.knn_k} neighbors would be all of the {near} training images that are looked at, "
-        "and vote for the greatest class whatever the image; use fewer")
+        f"config.eval.knn_k={config.eval.knn_k} neighbors would be all of the {near} training images that are "
+        "looked at, and vote for the greatest class whatever the image; use fewer")
   largest = int(np.bincount(dataset.train.labels).max())
   if config.eval.shots > largest:
     raise ConfigError(f"config.eval.shots={config.eval.shots} is more than any class has, {largest} training images")
