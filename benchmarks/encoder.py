@@ -147,7 +147,7 @@ def main():
   options = parser.parse_args()
   cifar = load_config("cifar10")
   cifar.batch_size = 16 if options.quick else options.batch
-  cifar.eval.shots = 1  # of which none is looked at here
+  cifar.eval.shots = cifar.eval.knn_k = 1  # of which none is looked at here
   half = cifar.copy_and_resolve_references()
   cifar.model.dtype = "float32"
   data, digits = random_images(cifar.batch_size, 32), load_config("digits")
