@@ -13,7 +13,7 @@ from spectral_jax import job, losses, metrics
 from spectral_jax.config import load_config
 from spectral_jax.data import open_dataset
 from spectral_jax.defaults import learner, learners
-from spectral_jax.evaluation.alignment import similarity_metrics
+from spectral_jax.evaluation.alignment import pair_metrics, similarity_metrics
 from spectral_jax.mesh import make_mesh
 from spectral_jax.reports import pairs
 from spectral_jax.training import diagnostics, loop
@@ -170,6 +170,12 @@ def test_the_loss_gap_is_the_losses_difference(temperature):
   assert 0 <= gap["loss_gap"] <= gap["loss_gap_bound"]
   one = diagnostics.loss_gap(u, v, jnp.zeros(24, int), temperature=temperature)
   assert float(one["loss_gap"]) == float(one["loss_gap_bound"]) == 0
+
+
+def test_few_images_have_fewer_neighbors():
+  z = jax.random.normal(jax.random.key(0), (5, 3))
+  found = pair_metrics(z, 2 * z)
+  assert {key: round(float(value), 4) for key, value in found.items()} == dict.fromkeys(found, 1.0)
 
 
 def test_similarities_are_compared_as_a_slow_loop_does():

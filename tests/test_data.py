@@ -2,6 +2,7 @@
 
 import errno
 import io
+import itertools
 import os
 import pathlib
 import re
@@ -95,6 +96,19 @@ def test_folder_of_train_and_test(tmp_path, suffix):
   assert data.class_names == ("cat", "dog") and data.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
   assert data.test.labels.tolist() == [1] and data.resident
   np.testing.assert_array_equal(data.train.images(), np.concatenate(expected))
+
+
+@pytest.mark.parametrize("path", ["resident", "stream"])
+@pytest.mark.parametrize("gray", ["train", "test"])
+def test_gray_images_get_the_channels_of_the_other_part(tmp_path, gray, path):
+  kept = {(part, label): write(tmp_path / part / label, 3, seed=i, mode="L" if part == gray else "RGB")
+          for i, (part, label) in enumerate(itertools.product(("train", "test"), "ab"))}
+  dataset = open_dataset(config(data_dir=str(tmp_path), path=path))
+  for part in ("train", "test"):
+    split, images = getattr(dataset, part), np.concatenate([kept[part, "a"], kept[part, "b"]])
+    expected = np.repeat(images[..., None], 3, axis=-1) if part == gray else images
+    assert split.channels == 3
+    np.testing.assert_array_equal(split.images(), expected)
 
 
 def test_bare_folder_is_split_and_gray_stays_gray(tmp_path):
