@@ -203,7 +203,8 @@ def table(found: Mapping[str, Any], config: Config) -> str:
   total = sum(found[f"bytes_{part}"] for part in PARTS)
   lines = [
       f"{found['parameters']:,} parameters; batches of {found['batch_size']:,} of {found['examples']:,} images on "
-      f"{found['devices']} device{'s'[:found['devices'] > 1]}" + (f", encoded in {config.microbatches} pieces" if config.microbatches > 1 else ""),
+      f"{found['devices']} device{'s'[:found['devices'] > 1]}"
+      + (f", encoded in {config.microbatches} pieces" if config.microbatches > 1 else ""),
       "", "Memory of a device, MiB"]
   lines += [f"  {part.replace('_', ' '):14}{found[f'bytes_{part}'] / 2**20:12,.1f}" for part in PARTS]
   chip = found.get("bytes_of_chip")
