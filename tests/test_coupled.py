@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from spectral_jax import job, losses, metrics
+from spectral_jax._errors import ConfigError
 from spectral_jax.config import load_config
 from spectral_jax.data import open_dataset
 from spectral_jax.defaults import learner, learners
@@ -170,6 +171,15 @@ def test_the_loss_gap_is_the_losses_difference(temperature):
   assert 0 <= gap["loss_gap"] <= gap["loss_gap_bound"]
   one = diagnostics.loss_gap(u, v, jnp.zeros(24, int), temperature=temperature)
   assert float(one["loss_gap"]) == float(one["loss_gap_bound"]) == 0
+
+
+@pytest.mark.parametrize("limit, count", [("test_limit", 1), ("test_limit", 3), ("train_limit", 2), ("knn_limit", 3)])
+def test_too_few_images_to_compare_learners_on_are_refused_before_training(limit, count, digits, one):
+  config = config_of({"a": learner("dcl"), "b": learner("nscl")}, **{f"eval.{limit}": count, "eval.knn_k": 1})
+  with pytest.raises(ConfigError, match=f"config.eval.{limit}={count} leaves {count} of the .* at least 4, of 2 classes"):
+    prepare(config, digits, one)
+  config.learners = learners()
+  prepare(config, digits, one)  # what nobody is compared on may be few
 
 
 def test_few_images_have_fewer_neighbors():

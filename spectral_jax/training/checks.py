@@ -12,6 +12,7 @@ from spectral_jax._names import check_mounted, check_name
 from spectral_jax.config import keys, learner_names, main_name
 from spectral_jax.data import check_data
 from spectral_jax.defaults import get_defaults
+from spectral_jax.evaluation import spread
 from spectral_jax.mesh import check_sharding
 from spectral_jax.models import check_model
 from spectral_jax.selection.epoch import COVERAGES, RULES
@@ -86,6 +87,17 @@ def _check_given(config):
       raise ConfigError(f"config.{key} must not be None; {defaults[key]!r} is the default")
 
 
+def _check_compared(limits, dataset):
+  """Learners are compared on images that are looked at: unbiased CKA needs 4, and CDNV 2 classes."""
+  for part, limit in (("train", "knn_limit"), ("train", "train_limit"), ("test", "test_limit")):
+    labels = getattr(dataset, part).labels
+    seen = labels[spread(len(labels), limits[limit])]
+    if len(seen) < 4 or len(np.unique(seen)) < 2:
+      raise ConfigError(
+          f"config.eval.{limit}={limits[limit]} leaves {len(seen)} of the {len(labels)} images of the {part} set, of "
+          f"{len(np.unique(seen))} classes, to compare learners on; they must be at least 4, of 2 classes")
+
+
 def check_batch(config: Config, dataset: Dataset, mesh: Mesh) -> None:
   """Raises ConfigError for numbers that do not fit the data or the devices."""
   batch, shards, size = config.batch_size, mesh.shape["data"], dataset.train.size
@@ -109,6 +121,8 @@ def check_batch(config: Config, dataset: Dataset, mesh: Mesh) -> None:
     raise ConfigError(
         f"config.eval.knn_k={config.eval.knn_k} neighbors would be all of the {near} training images that are "
         "looked at, and vote for the greatest class whatever the image; use fewer")
+  if config.learners:
+    _check_compared(config.eval, dataset)
   largest = int(np.bincount(dataset.train.labels).max())
   if config.eval.shots > largest:
     raise ConfigError(f"config.eval.shots={config.eval.shots} is more than any class has, {largest} training images")
