@@ -112,6 +112,12 @@ def test_planned_memory_of_a_loss_in_one_tile_is_what_the_compiler_gives_it(batc
   assert found["bytes_loss"] == pytest.approx(whole, rel=0.05)
 
 
+def test_planned_arithmetic_of_a_loss_is_that_of_its_products():
+  found = plan.plan(config_of(batch_size=64), plan.Sizes(1437, 10, 1), DEVICES)
+  product = 2 * (2 * 64)**2 * 16  # similarities; twice in the backward pass, where they are also made anew
+  assert found["flops_loss"] == 4 * product
+
+
 def test_a_ring_takes_of_each_device_what_its_own_images_take():
   loss = lambda batch, devices: plan.plan(config_of(batch_size=batch), plan.Sizes(10_000, 10, 1), devices)["bytes_loss"]
   assert loss(2 * RING_IMAGES, 2) == loss(RING_IMAGES, 1)

@@ -1,5 +1,7 @@
 """Batches chosen inside a run: the bank is the encoder's, the choice repeats itself, a resumed run too."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -226,6 +228,14 @@ def test_a_run_too_short_to_choose_a_batch_is_refused():
   config = config_of()
   with pytest.raises(ConfigError, match=r"would choose no batch: .*more than 10 steps, or set the rule to 'random'"):
     planner.make_plan(config, 1437, 2 * (1437 // config.batch_size))
+
+
+def test_the_share_of_selection_is_of_the_seconds_since_this_process_began():
+  plan = planner.make_plan(config_of(**{"selection.rule": "random"}), 1437, 10)
+  clock = iter([100.0, 104.0])  # a run that goes on has trained before
+  with planner.Planner(plan, None, planner.first_tables(plan, None), SimpleNamespace(seconds=lambda: next(clock))) as one:
+    one._spent = 1.0
+    assert one._share() == {"selection_share": 0.25}
 
 
 def test_epochs_choose_by_draws_of_their_own(one_device):

@@ -15,7 +15,7 @@ from spectral_jax._errors import RunError
 from spectral_jax.augment.crop import DRAWS, box, cut
 from spectral_jax.data import open_dataset
 from spectral_jax.data.decode import Undecodable
-from spectral_jax.data.stream import uniform_draws
+from spectral_jax.data.stream import _mix, uniform_draws
 
 SIZES = [(40, 30), (33, 47), (24, 24), (64, 20)]
 
@@ -191,3 +191,10 @@ def test_a_file_that_is_lost_or_harmed_while_it_streams_is_named(two_classes, ha
   with pytest.raises(error, match=message) as raised:
     list(batches)
   assert str(last) in str(raised.value)
+
+
+def test_draws_are_those_of_splitmix64():
+  # The first numbers of the generator's public test vector, of seed 0: what a release may not change unseen.
+  golden = np.uint64(0x9E3779B97F4A7C15)
+  assert [int(_mix(state, np.uint64(0))) for state in (np.uint64(0), golden)] == [
+      0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4]
