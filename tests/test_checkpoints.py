@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
 from spectral_jax._errors import RunError
 from spectral_jax.mesh import make_mesh, state_shardings
@@ -73,9 +74,18 @@ def test_state_tables_and_numbers_come_back(tmp_path, devices, model_parallel):
 
 
 def test_the_last_few_and_the_best_are_kept_and_the_best_is_named(tmp_path):
-  assert save_some(tmp_path, [1, 2, 3, 4, 5], {1: 0.1, 2: 0.9, 3: 0.2, 4: 0.3}) == [2, 4, 5]
+  assert save_some(tmp_path, [1, 2, 3, 4, 5], {1: 0.8, 2: 0.9, 3: 0.2, 4: 0.3}) == [2, 4, 5]
   with checkpoints.open_checkpoints(tmp_path, read_only=True) as manager:
     assert checkpoints.best(manager) == (2, 0.9) and manager.best_step() == 2
+
+
+def test_columns_lie_over_the_models_axis_where_they_divide():
+  mesh = make_mesh(2, jax.devices()[:4])
+  spec = lambda shape: state_shardings({"projector": {"kernel": jnp.zeros(shape)}}, mesh, RULES)["projector"]["kernel"].spec
+  assert spec((4, 16)) == PartitionSpec(None, "model")
+  assert spec((4, 15)) == spec((16,)) == spec((3, 3, 16)) == PartitionSpec()
+  one = make_mesh(1, jax.devices()[:4])
+  assert state_shardings({"projector": {"kernel": jnp.zeros((4, 16))}}, one, RULES)["projector"]["kernel"].spec == PartitionSpec()
 
 
 def files_of(folder, step):

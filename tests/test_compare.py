@@ -107,6 +107,12 @@ def test_intervals_are_students():
   assert intervals.interval([2.0])[0] == 2.0 and math.isnan(intervals.interval([2.0])[1])
 
 
+def test_a_cell_of_a_table_has_its_interval_where_there_is_one():
+  nan = math.nan
+  assert [page._plain(one, 2) for one in ((1234.567, 0.05), (1.234, nan), (nan, nan))] == ["1,234.57 ± 0.05", "1.23", ""]
+  assert [page._points(one) for one in ((0.0123, 0.004), (-0.01, nan), (nan, nan))] == ["+1.23 ± 0.40", "-1.00", ""]
+
+
 def test_targets_count_the_first_point_that_reaches_them():
   curve = [{"step": s, "linear_accuracy": a} for s, a in ((1, 0.5), (2, 0.9), (3, 0.8), (4, 0.95))]
   assert intervals.first_reaching(curve, "linear_accuracy", 0.9)["step"] == 2

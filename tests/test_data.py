@@ -22,6 +22,7 @@ from spectral_jax.data import check_data, folder, open_dataset
 from spectral_jax.data.cache import index
 from spectral_jax.data.classes import check_classes, choose
 from spectral_jax.data.dataset import stratified_split
+from spectral_jax.data.decode import decode, extent, measure
 from spectral_jax.data.folder import open_images
 from spectral_jax.defaults import get_defaults
 from spectral_jax.training.checks import check_config
@@ -367,6 +368,12 @@ def test_sizes_are_those_of_the_upright_image(tmp_path):
   split = open_dataset(config(data_dir=str(tmp_path), path="stream")).train
   assert split.encoded.sizes.tolist() == [[8, 5]] * 4
   assert next(split.stream([[0]], crop_scale=(1.0, 1.0)))["images"].shape == (2, 1, 16, 16, 3)
+
+
+@pytest.mark.parametrize("turn", range(1, 10))
+def test_a_size_is_measured_as_the_image_is_shown(turn):
+  blob = saved(Image.new("RGB", (8, 5)), "png", exif=oriented(turn))
+  assert measure(blob)[:2] == extent(decode(blob, 3)) == ((8, 5) if 5 <= turn <= 8 else (5, 8))
 
 
 @pytest.fixture

@@ -61,6 +61,13 @@ def test_a_probe_knows_nothing_of_the_test_set(sets):
   assert float(accuracy) == pytest.approx(reference.score(standardized(train_z, far)[1], test_y), abs=0.011)
 
 
+def test_the_scale_of_features_does_not_matter(sets):
+  train_z, train_y, test_z, test_y = sets
+  one, small = (float(linear_accuracy(scale * train_z, train_y, scale * test_z, test_y, num_classes=CLASSES, c=0.01))
+                for scale in (1.0, 2.0**-10))
+  assert one == small
+
+
 def test_a_probe_that_is_asked_to_stop_does_so_between_its_pieces(sets):
   with preemption.watched():
     os.kill(os.getpid(), signal.SIGTERM)
