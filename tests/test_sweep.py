@@ -73,6 +73,19 @@ def test_every_combination_is_a_run_with_the_classes_it_saw(swept):
   assert json.loads((folder / "results.json").read_text())["summary"] == json.loads(json.dumps(content["summary"]))
 
 
+def test_a_published_sweep_has_its_pictures_beside_the_page(swept, tmp_path):
+  content, folder, _ = swept
+  path = tmp_path / "docs" / "page.md"
+  study.publish(path, "mine", "Mine", study_of(tiny(), OVER), content, folder)
+  copies = {"page_mine.png": "curves.png", "page_mine_against_loss.temperature.png": "against_loss.temperature.png"}
+  assert {file.name for file in path.parent.iterdir()} == {"page.md", "page_mine.json", *copies}
+  for copy, picture in copies.items():
+    assert (path.parent / copy).read_bytes() == (folder / picture).read_bytes() and f"({copy})" in path.read_text()
+  stored = json.loads((path.parent / "page_mine.json").read_text())
+  assert stored["about"]["pictures"] == list(copies) and "## Mine" in path.read_text()
+  assert content["about"]["pictures"] == list(copies.values())
+
+
 def test_where_no_case_could_begin_the_reason_is_said_once_and_the_folder_is_free(tmp_path):
   wrong, over = tiny(**{"optimizer.warmup_epochs": 9}), "loss.temperature=0.1,1"
   with pytest.raises(RunError, match="^every case failed: the warm-up takes [^;]*; lower [^;]*$"):
