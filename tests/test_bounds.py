@@ -271,6 +271,10 @@ def test_optima():
       ("info_nce", {}, 0.1441965), ("nt_xent", {}, 0.2701967), ("dcl", {}, -1.1704665), ("dhel", {}, -1.8636137),
       ("dhel", {"energy": "anchor"}, -1.8636137), ("dhel", {"energy": "sum"}, -0.3938940)):
     np.testing.assert_allclose(bounds.optimum(loss, 8, 16, temperature=0.3, **kw), want, rtol=1e-5)
+  for n, d in ((2, 1), (5, 4)):  # as few and as many as a simplex has
+    with jax.enable_x64(True):
+      x = simplex(n, d)
+      np.testing.assert_allclose(bounds.optimum("dcl", n, d), losses.dcl(x, x), rtol=1e-6)
   x = simplex(5, 6)
   for loss, kw in (("info_nce", {}), ("nt_xent", {}), ("dhel", {"energy": "sum"}), ("kcl", {}),
                    ("kcl", {"kernel": losses.kernels.log(1.0)})):

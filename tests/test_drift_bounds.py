@@ -142,6 +142,8 @@ def test_undefined_bounds_and_errors():
     bounds.cka_lower_bound(k, jnp.eye(3))
   with pytest.raises(ValueError, match="same number of rows"):
     bounds.rsa_lower_bound(k, k[:3])
+  three = jax.random.normal(jax.random.key(0), (3, 2))
+  assert 0.9 < bounds.rsa_lower_bound(three, three + 0.01) <= metrics.rsa(three, three + 0.01)
   with pytest.raises(ValueError, match="at least 3 rows"):
     bounds.rsa_lower_bound(k[:2], k[:2])
   with pytest.raises(ValueError, match="temperature must be a positive"):
