@@ -55,6 +55,15 @@ def narrow(monkeypatch):
   monkeypatch.setattr(groups.jax, "device_count", lambda: 1)
 
 
+@pytest.mark.parametrize("side, stride, value, gradient", [(8, 1, True, True), (4, 2, True, False), (2, 1, False, False)])
+def test_a_window_larger_than_what_it_slides_over_is_left_to_a_product(side, stride, value, gradient):
+  """XLA has only plain loops for it on CPU; of stride 2 on 4 pixels that is the gradient alone."""
+  x, w, dy, settings = operands((2, side, side, 3, 4, 3, stride), jnp.float32)
+  convolves = lambda f, *a: "conv_general_dilated" in str(jax.make_jaxpr(f)(*a))
+  assert convolves(lambda x, w: convolution.forward_on_cpu(x, w, *settings), x, w) == value
+  assert convolves(lambda dy: convolution.input_gradient_on_cpu(dy, x, w, *settings), dy) == gradient
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_equals_the_loops(shape, narrow):
   with jax.enable_x64(True):
