@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import sys
 
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 import vl_convert
@@ -172,6 +174,17 @@ def test_the_best_are_those_of_one_data_set(workdir):
 
   runs = [run("a", "digits", 0.9), run("b", "digits", 0.8), run("c", "cifar10", 0.5)]
   assert re.findall('class="best">(.*?)<', report._scores(runs)) == ["0.9000", "0.5000"]
+
+
+@hypothesis.given(st.floats(5e-324, 1e308), st.floats(0, 1e308))
+@hypothesis.example(1e-5, 4e-5)
+@hypothesis.example(1.0, 4e-5)
+@hypothesis.example(5e-324, 5e-324)
+@hypothesis.settings(deadline=None, derandomize=True)
+def test_round_numbers_lie_in_the_range_and_are_few(low, width):
+  found = charts._round_numbers([low, low + width])
+  assert len(found) <= 12 and found == sorted(set(found)) and all(low <= x <= low + width for x in found)
+  assert found or width < 1e-5 * (low + width) or low < 1e-300
 
 
 @pytest.mark.parametrize("values, ticks", [

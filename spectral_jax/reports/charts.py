@@ -149,8 +149,8 @@ def _round_numbers(values, fewest=4, most=9):
   >>> _round_numbers([1.78, 4.47]), _round_numbers([2e-7, 3.0])
   ([2.0, 2.5, 3.0, 3.5, 4.0], [1e-06, 1e-05, 0.0001, 0.001, 0.01, 0.1, 1.0])
   """
-  values = [value for value in values if 0 < value < math.inf]
-  if not values or min(values) == max(values):
+  values = [value for value in values if 1e-300 < value < math.inf]
+  if not values or max(values) - min(values) < 1e-6 * max(values):  # no more digits are said
     return []
   low, high = min(values), max(values)
   decades = range(math.floor(math.log10(low)), math.floor(math.log10(high)) + 1)
@@ -159,7 +159,7 @@ def _round_numbers(values, fewest=4, most=9):
     if len(found) >= fewest:
       return found[::-(-len(found) // most)]
   exponent = math.floor(math.log10((high - low) / fewest))
-  step = max(m for m in (1, 2, 5) if m * 10.0**exponent <= (high - low) / fewest)
+  step = max((m for m in (1, 2, 5) if m * 10.0**exponent <= (high - low) / fewest), default=1)
   first = math.ceil(low / (step * 10.0**exponent))
   return [x for i in range(first, first + 2 * most) if (x := float(f"{i * step}e{exponent}")) <= high]
 

@@ -50,7 +50,7 @@ def conduct(study: Study, config: Config, folder: str | pathlib.Path) -> dict[st
     runs = [{**study.labels[name], **found[name]} for name in study.cases if name in found]
     if not runs:
       if not any(folder.glob(f"*/{CONFIG}")):  # none began: the folder is free for the config that is mended
-        (folder / CONFIG).unlink()
+        (folder / CONFIG).unlink(missing_ok=True)
       raise RunError("every case failed: " + "; ".join(_by_reason(failures)))
     content = {"about": about(study, runs), **study.tell(runs), "runs": runs, "failures": failures}
     content["about"]["pictures"] = study.draw(folder, content)

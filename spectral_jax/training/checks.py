@@ -121,7 +121,7 @@ def check_batch(config: Config, dataset: Dataset, mesh: Mesh) -> None:
     raise ConfigError(
         f"config.eval.knn_k={config.eval.knn_k} neighbors would be all of the {near} training images that are "
         "looked at, and vote for the greatest class whatever the image; use fewer")
-  if config.learners:
+  if len(config.learners) > 1:
     _check_compared(config.eval, dataset)
   largest = int(np.bincount(dataset.train.labels).max())
   if config.eval.shots > largest:
