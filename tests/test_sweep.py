@@ -159,11 +159,11 @@ def test_a_failing_cell_is_reported_and_costs_the_others_nothing(swept, tmp_path
 
 def test_values_have_the_types_of_their_keys():
   config = tiny()
-  axes = grid.parse("loss.temperature=1,None; batch_size=32;augment.crop_scale=(),(0.2, 1.0);data.classes=2;"
+  axes = grid.parse("loss.temperature=1,None; batch_size=32;augment.crop_scale=None,(),(0.2, 1.0);data.classes=2;"
                     "optimizer.scale_with_batch=true;learners.cl.temperature=2;"
                     "loss.kwargs.kernel=gaussian(2.0),log(1)", config)
   assert axes == {
-      "loss.temperature": [1.0, None], "batch_size": [32], "augment.crop_scale": [(), (0.2, 1.0)],
+      "loss.temperature": [1.0, None], "batch_size": [32], "augment.crop_scale": [None, (), (0.2, 1.0)],
       "data.classes": ["2"], "optimizer.scale_with_batch": [True], "learners.cl.temperature": [2.0],
       "loss.kwargs.kernel": ["gaussian(2.0)", "log(1)"]}
   assert isinstance(axes["learners.cl.temperature"][0], float)

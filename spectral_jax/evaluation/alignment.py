@@ -83,9 +83,9 @@ def alignment(found: Mapping[str, Any], labels: Mapping[str, ArrayLike],
   Returns:
     A flat dictionary of floats.
   """
-  said, classes = {}, tuple(sorted((part, len(np.unique(y))) for part, y in labels.items()))
+  said, num_classes = {}, max(len(np.unique(y)) for y in labels.values())
   for name, parts in found.items():
-    said |= {f"{name}/{key}": value for key, value in _of_learner(parts, labels, classes).items()}
+    said |= {f"{name}/{key}": value for key, value in _of_learner(parts, labels, num_classes).items()}
   for a, b in itertools.combinations(found, 2):
     preemption.check()
     said |= {f"{a}~{b}/{key}": value for key, value in _of_pair(found[a], found[b]).items()}
@@ -94,14 +94,14 @@ def alignment(found: Mapping[str, Any], labels: Mapping[str, ArrayLike],
 
 
 # One program for all of a learner, and one for all of a pair: a dozen small ones take twice as long to compile.
-@functools.partial(jax.jit, static_argnames="classes")
-def _of_learner(parts, labels, classes):
-  said, classes = {}, dict(classes)
+@functools.partial(jax.jit, static_argnames="num_classes")
+def _of_learner(parts, labels, num_classes):
+  said = {}
   for part, (i, layer) in itertools.product(parts, enumerate(LAYERS)):
     said |= {f"{part}_{layer}_{key}": value
-             for key, value in class_metrics(parts[part][i], labels[part], classes[part]).items()}
+             for key, value in class_metrics(parts[part][i], labels[part], num_classes).items()}
   said["nccc_accuracy"] = metrics.nccc_accuracy(
-      parts["train"][0], labels["train"], parts["test"][0], labels["test"], num_classes=classes["train"])
+      parts["train"][0], labels["train"], parts["test"][0], labels["test"], num_classes=num_classes)
   return said
 
 

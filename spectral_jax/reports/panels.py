@@ -35,6 +35,7 @@ class Panel(NamedTuple):
 OF_PAIRS = {"cka": "Linear CKA", "cka_unbiased": "Linear CKA, unbiased", "rsa": "RSA",
             "mutual_knn": "Mutual nearest neighbors"}
 OF_FEATURES = {"cdnv": "CDNV", "directional_cdnv": "Directional CDNV"}
+WORDS = {**OF_PAIRS, **OF_FEATURES, **{one.key: one.title for one in SCORES}}
 
 
 def _of(measures, *, logarithmic=False, left_out=()):
@@ -93,9 +94,8 @@ def named(metric: str) -> str:
   part, _, rest = metric.partition("_")
   layer, _, key = rest.partition("_")
   if part in ("train", "test") and layer in LAYERS:
-    return f"{(OF_PAIRS | OF_FEATURES).get(key) or named(key)}, {layer}, {part}{'ing' if part == 'train' else ''} set"
-  known = {one.key: one.title for one in SCORES}
-  return known.get(metric) or " ".join(word.upper() if word in ("cka", "rsa") else word for word in metric.split("_"))
+    return f"{named(key)}, {layer}, {'training' if part == 'train' else part} set"
+  return WORDS.get(metric) or " ".join(word.upper() if word in ("cka", "rsa") else word for word in metric.split("_"))
 
 
 def charts_of(runs: Sequence[Recorded]) -> tuple[dict[str, list[str]], list[str]]:

@@ -16,7 +16,7 @@ from spectral_jax._errors import ConfigError
 from spectral_jax._names import nearest
 from spectral_jax.config import keys
 from spectral_jax.defaults import get_defaults
-from spectral_jax.training.checks import check_config
+from spectral_jax.training.checks import MAY_BE_NONE, check_config
 
 if TYPE_CHECKING:
   from collections.abc import Mapping, Sequence
@@ -138,7 +138,7 @@ def _value(key, word, config):
   kind = holder.get_type(last)
   if hasattr(holder[last], "items"):
     raise ConfigError(f"--over: {key} is a section; name one of its keys: {', '.join(holder[last]) or 'it has none'}")
-  if word == "None" and (holder[last] is None or _default(key) is None):
+  if word == "None" and (holder[last] is None or _default(key) is None or key in MAY_BE_NONE):
     return None
   if kind is str:
     return word.strip("'\"")

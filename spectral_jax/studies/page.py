@@ -74,11 +74,9 @@ def shown(metrics: Sequence[str], names: Sequence[str]) -> list[str]:
 
 def _values(rows, columns, first):
   """Rows of a table: the settings, and the interval of each column's metric."""
-  lines = [f"| {first} | seeds | " + " | ".join(columns) + " |", "|---|---:|" + "---:|" * len(columns)]
-  for name, row in rows.items():
-    cells = [_significant(row["metrics"][metric]) if metric in row["metrics"] else "" for metric in columns.values()]
-    lines.append(f"| {name} | {row['seeds']} | " + " | ".join(cells) + " |")
-  return lines
+  return _table([first, "seeds", *columns], [
+      [name, str(row["seeds"]), *(_significant(row["metrics"][metric]) if metric in row["metrics"] else ""
+                                  for metric in columns.values())] for name, row in rows.items()])
 
 
 def _significant(interval):
